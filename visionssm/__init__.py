@@ -1,0 +1,5 @@
+"""Vision state-space models on one selective-scan core."""
+
+from .version import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,90 @@
+"""Selective scan (Mamba-1) over routes: the operation every backbone here is built on."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .channel_first import selective_scan_fn
+from .checks import check_selective_scan_args
+from .op import IMPLEMENTATIONS, selective_scan_op
+from .reference import selective_scan_reference
+
+__all__ = ["selective_scan", "selective_scan_fn"]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    delta_softplus: bool = True,
+    routes: Tensor | None = None,
+    reduce: str = "none",
+    complete: bool = False,
+    return_last_state: bool = False,
+    implementation: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan tokens along routes with an input-dependent linear recurrence.
+
+    For every route k, with t counting its steps and all tensors read at token ``routes[k, t]``::
+
+        dt_t = softplus(delta_t + delta_bias)
+        h_t  = exp(dt_t A) h_(t-1) + dt_t B_t u_t        h_0 = 0, one (d, n) state a route
+        y_t  = <C_t, h_t> + D u_t                        written to the same token's row
+
+    Letters: b batch, k routes, l tokens, d channels, n state size, s steps of a route.
+
+    Args:
+        u: tokens (b, k, l, d), or (b, 1, l, d) when all routes read the same tokens. float32,
+            bfloat16 or float16 (float64 outside of Triton), any strides; u, delta, B and C may
+            differ in dtype.
+        delta: step sizes before bias and softplus (b, k, l, d), in token order.
+        A: decay rates (k, d, n), real and negative for a stable scan; n from 1 to 64.
+        B: input projection (b, k, l, n), in token order.
+        C: output projection (b, k, l, n), in token order.
+        D: skip weight (k, d).
+        delta_bias: added to delta (k, d).
+        delta_softplus: apply softplus to the biased step size (linear above 20).
+        routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
+            image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
+            and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
+        reduce: "none" gives one output a route; "sum" adds the routes at each token.
+        complete: the caller's promise that every route visits every token, as all permutations do.
+            Without it, rows that no step visits are filled with zeros at the cost of a write.
+        return_last_state: also return the state after the last step.
+        implementation: "auto" (Triton on CUDA, chunked PyTorch elsewhere), or "triton", "torch",
+            "reference" by name.
+
+    Returns:
+        y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
+        ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
+        State, decay and accumulation are float32 whatever the input dtype. Differentiable in every
+        tensor; the same input gives the same bits.
+
+    Raises:
+        ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
+            and what came. Route indices are checked on CPU; on CUDA, where looking would stall the
+            device, an index outside [0, l) acts as a padding step.
+
+    Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
+    """
+    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, routes, reduce)
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
+    if implementation == "reference":
+        y, last_state = selective_scan_reference(
+            u, delta, A, B, C, D, delta_bias,
+            delta_softplus=delta_softplus, routes=routes, reduce=reduce,
+        )  # fmt: skip
+    else:
+        y, last_state = selective_scan_op(
+            u, delta, A, B, C, D, delta_bias, routes,
+            delta_softplus, reduce == "sum", complete, implementation,
+        )  # fmt: skip
+    return (y, last_state) if return_last_state else y

@@ -1,0 +1,135 @@
+"""Argument checks of the selective scan: every error names the argument, what came, what fits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MAX_STATE_SIZE = 64
+
+
+def check_selective_scan_args(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    routes: Tensor | None,
+    reduce: str,
+) -> None:
+    """Raise ValueError unless the arguments form a valid call of `selective_scan`."""
+    if delta.dim() != 4:
+        raise ValueError(f"delta: expected 4 dimensions (b, k, l, d), got shape {_shape(delta)}")
+    b, k, l, d = delta.shape
+    if A.dim() != 3 or tuple(A.shape[:2]) != (k, d) or not 1 <= A.shape[2] <= MAX_STATE_SIZE:
+        raise ValueError(
+            f"A: expected (k, d, n) = ({k}, {d}, 1..{MAX_STATE_SIZE}), got {_shape(A)}"
+        )
+    n = A.shape[2]
+    if l == 0:
+        raise ValueError(f"delta: expected at least one token, got shape {_shape(delta)}")
+    if u.dim() != 4 or u.shape[1] not in (1, k) or (u.shape[0], *u.shape[2:]) != (b, l, d):
+        raise ValueError(f"u: expected ({b}, 1 or {k}, {l}, {d}), got {_shape(u)}")
+    for name, tensor, shape in (
+        ("B", B, (b, k, l, n)),
+        ("C", C, (b, k, l, n)),
+        ("D", D, (k, d)),
+        ("delta_bias", delta_bias, (k, d)),
+    ):
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
+    named = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
+    for name, tensor in {"u": u, **named}.items():
+        if tensor is None:
+            continue
+        if tensor.dtype not in FLOATING:
+            raise ValueError(f"{name}: expected a real floating dtype, got {tensor.dtype}")
+        if tensor.device != u.device:
+            raise ValueError(f"{name}: expected device {u.device} as u, got {tensor.device}")
+    if reduce not in ("none", "sum"):
+        raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
+    if routes is not None:
+        _check_routes(routes, b, k, l, u.device)
+
+
+def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) -> None:
+    if routes.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"routes: expected int32 or int64, got {routes.dtype}")
+    if routes.device != device:
+        raise ValueError(f"routes: expected device {device} as u, got {routes.device}")
+    if routes.dim() not in (2, 3) or tuple(routes.shape[:-1]) not in ((k,), (b, k)):
+        raise ValueError(f"routes: expected ({k}, s) or ({b}, {k}, s), got {_shape(routes)}")
+    if routes.shape[-1] == 0:
+        raise ValueError("routes: expected at least one step, got none")
+    # Values are data: they can be read where reading is free, but not while tracing and not on a GPU.
+    if device.type != "cpu" or torch.compiler.is_compiling() or type(routes) is not Tensor:
+        return
+    low, high = int(routes.min()), int(routes.max())
+    if low < -1 or high >= l:
+        raise ValueError(f"routes: expected indices in [-1, {l}), got [{low}, {high}]")
+    visits = torch.zeros(*routes.shape[:-1], l + 1, dtype=torch.int32)
+    visits.scatter_add_(-1, routes.long().where(routes >= 0, l), torch.ones_like(routes).int())
+    if int(visits[..., :l].max()) > 1:
+        raise ValueError("routes: a route visits a token more than once")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_channel_first_args(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> int:
+    """Raise ValueError unless the arguments form a valid call of `selective_scan_fn`.
+
+    Returns:
+        The number g of channel groups to scan as routes: the groups of B and C, refined to agree.
+    """
+    if u.dim() != 3 or u.shape[2] == 0:
+        raise ValueError(f"u: expected (b, d, l) with l >= 1, got {_shape(u)}")
+    b, d, l = u.shape
+    if A.is_complex():
+        raise ValueError("A: complex decay is not supported, expected a real (d, n) tensor")
+    if A.dim() != 2 or A.shape[0] != d or not 1 <= A.shape[1] <= MAX_STATE_SIZE:
+        raise ValueError(f"A: expected ({d}, 1..{MAX_STATE_SIZE}), got {_shape(A)}")
+    n = A.shape[1]
+    for name, tensor, shape in (
+        ("delta", delta, (b, d, l)),
+        ("z", z, (b, d, l)),
+        ("D", D, (d,)),
+        ("delta_bias", delta_bias, (d,)),
+    ):
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
+    for name, tensor in (("B", B), ("C", C)):
+        shapes: list[tuple[int, ...]] = [(d, n), (b, n, l)]
+        if tensor.dim() == 4 and tensor.shape[1] > 0 and d % tensor.shape[1] == 0:
+            shapes.append((b, tensor.shape[1], n, l))
+        if tuple(tensor.shape) not in shapes:
+            raise ValueError(
+                f"{name}: expected ({d}, {n}), ({b}, {n}, {l}) or ({b}, g, {n}, {l}) "
+                f"with g dividing {d}, got {_shape(tensor)}"
+            )
+    named = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    for name, other in {"u": u, **named}.items():
+        if other is not None and other.dtype not in FLOATING:
+            raise ValueError(f"{name}: expected a real floating dtype, got {other.dtype}")
+        if other is not None and other.device != u.device:
+            raise ValueError(f"{name}: expected device {u.device} as u, got {other.device}")
+    return math.lcm(_num_groups(B, d), _num_groups(C, d))
+
+
+def _num_groups(x: Tensor, d: int) -> int:
+    return {2: d, 3: 1}.get(x.dim(), x.shape[1])

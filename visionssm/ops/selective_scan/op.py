@@ -1,0 +1,201 @@
+"""torch.library registration: one forward and one backward operator for CPU and CUDA.
+
+Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
+counter, whichever implementation runs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from . import torch_impl
+
+IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
+_logger = logging.getLogger(__name__)
+
+_lib = torch.library.Library("visionssm", "DEF")
+_INPUTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
+    "Tensor? routes"
+)
+_lib.define(
+    f"selective_scan({_INPUTS}, bool delta_softplus, bool reduce_sum, bool complete, "
+    "bool save_states, str implementation) -> (Tensor, Tensor, Tensor)"
+)
+_lib.define(
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_last_state, {_INPUTS}, Tensor states, "
+    "bool delta_softplus, bool complete, str implementation) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def selective_scan_op(
+    u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete, implementation
+) -> tuple[Tensor, Tensor]:
+    """Call the operator; arguments are checked already. Returns y and the last state."""
+    differentiable = (u, delta, A, B, C, D, delta_bias)
+    save_states = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in differentiable
+    )
+    y, last_state, _ = torch.ops.visionssm.selective_scan(
+        *differentiable, routes, delta_softplus, reduce_sum, complete, save_states, implementation
+    )
+    return y, last_state
+
+
+@functools.cache
+def triton_available() -> bool:
+    """Whether Triton imports; without it CUDA tensors take the PyTorch path, which is logged."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    _logger.warning(message)
+
+
+def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The implementation "auto" stands for on this device and dtype; other names are returned."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "torch"
+    if not triton_available():
+        _log_once("selective_scan: Triton is missing, CUDA runs the slower PyTorch implementation")
+        return "torch"
+    if dtype == torch.float64:
+        _log_once("selective_scan: float64 on CUDA runs the slower PyTorch implementation")
+        return "torch"
+    return "triton"
+
+
+def _forward(
+    u, delta, A, B, C, D, delta_bias, routes,
+    delta_softplus, reduce_sum, complete, save_states, implementation,
+):  # fmt: skip
+    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
+        from . import triton_impl
+
+        return triton_impl.selective_scan_forward(
+            u, delta, A, B, C, D, delta_bias, routes,
+            delta_softplus, reduce_sum, complete, save_states,
+        )  # fmt: skip
+    y, last_state = torch_impl.selective_scan_forward(
+        u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum
+    )
+    return y, last_state, last_state.new_empty(0)
+
+
+def _backward(
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states,
+    delta_softplus, complete, implementation,
+):  # fmt: skip
+    inputs = (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes)
+    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
+        from . import triton_impl
+
+        grads = triton_impl.selective_scan_backward(*inputs, states, delta_softplus, complete)
+    else:
+        grads = torch_impl.selective_scan_backward(*inputs, delta_softplus)
+    return tuple(A.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _forward_fake(
+    u, delta, A, B, C, D, delta_bias, routes,
+    delta_softplus, reduce_sum, complete, save_states, implementation,
+):  # fmt: skip
+    b, k, l, d = delta.shape
+    y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
+    last_state = u.new_empty((b, *A.shape), dtype=torch_impl.compute_dtype(u))
+    states_shape: tuple[int, ...] = (0,)
+    if save_states and resolve_implementation(implementation, u.device, u.dtype) == "triton":
+        from . import triton_impl
+
+        length = l if routes is None else routes.shape[-1]
+        states_shape = triton_impl.saved_states_shape(b, k, length, d, A.shape[2])
+    return y, last_state, last_state.new_empty(states_shape)
+
+
+def _backward_fake(
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states,
+    delta_softplus, complete, implementation,
+):  # fmt: skip
+    return tuple(
+        A.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (u, delta, A, B, C, D, delta_bias)
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, delta_softplus, reduce_sum, complete, _, implementation = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.flags = delta_softplus, reduce_sum, complete, implementation
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, grad_y, grad_last_state, _):
+    *tensors, states = ctx.saved_tensors
+    u, delta, D, delta_bias = tensors[0], tensors[1], tensors[5], tensors[6]
+    delta_softplus, reduce_sum, complete, implementation = ctx.flags
+    if grad_y is None:
+        grad_y = u.new_zeros(()).expand(delta.shape)
+    elif reduce_sum:  # every route receives the gradient of the sum
+        grad_y = grad_y[:, None].expand(delta.shape)
+    grads = torch.ops.visionssm.selective_scan_backward(
+        grad_y, grad_last_state, *tensors, states, delta_softplus, complete, implementation
+    )
+    gu, gdelta, gA, gB, gC, gD, gbias = grads
+    return (
+        gu, gdelta, gA, gB, gC, None if D is None else gD, None if delta_bias is None else gbias,
+        None, None, None, None, None, None,
+    )  # fmt: skip
+
+
+for _device in ("CPU", "CUDA"):
+    _lib.impl("selective_scan", _forward, _device)
+    _lib.impl("selective_scan_backward", _backward, _device)
+torch.library.register_fake("visionssm::selective_scan", _forward_fake, lib=_lib)
+torch.library.register_fake("visionssm::selective_scan_backward", _backward_fake, lib=_lib)
+torch.library.register_autograd(
+    "visionssm::selective_scan", _autograd, setup_context=_setup_context, lib=_lib
+)
+
+
+def _scan_flops(delta_shape, A_shape, D_shape, routes_shape) -> int:
+    """9 operations a step, channel and state (decay, exp, input, update, readout), 2 for the skip."""
+    b, k, l, d = delta_shape
+    steps = l if routes_shape is None else routes_shape[-1]
+    return b * k * steps * d * (9 * A_shape[-1] + (2 if D_shape is not None else 0))
+
+
+@register_flop_formula(torch.ops.visionssm.selective_scan)
+def _forward_flops(u, delta, A, B, C, D, delta_bias, routes, *args, out_shape=None, **kwargs):
+    return _scan_flops(delta, A, D, routes)
+
+
+@register_flop_formula(torch.ops.visionssm.selective_scan_backward)
+def _backward_flops(
+    grad_y,
+    grad_last_state,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    delta_bias,
+    routes,
+    *args,
+    out_shape=None,
+    **kwargs,
+):
+    return 2 * _scan_flops(delta, A, D, routes)
