@@ -1,0 +1,574 @@
+"""Selective scan in Triton: forward, backward, routes read inside the kernels.
+
+One program owns a block of channels of one (batch, route) pair and walks a segment of the route in
+tiles of TILE steps, gathering token rows by the route. A tile is a (TILE, channels) block held by one
+warp whose threads lie along the channels: each thread has all steps of its channels in registers, so
+the scan over steps is serial multiply-adds without any exchange between threads. The contiguity hint
+in `_channel_offsets` is what makes the compiler choose that layout.
+
+    forward, for each state index n, over the steps t of a tile:
+        a_t = exp(dt_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
+
+    backward, steps in reverse, with w_t = C_tn gy_t and r_t = a_t g_t (what step t-1 receives):
+        r_t = a_t (r_(t+1) + w_t),  g_t = w_t + r_(t+1)
+        gC_tn = sum_d gy_t h_t      gB_tn = sum_d g_t dt_t u_t
+        gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t + A_n r_t h_(t-1)
+        gA_n += dt_t r_t h_(t-1)    gdelta_t = gdt_t sigmoid(delta_t + bias)
+
+Both scans also yield the value one step earlier (h_(t-1), r_(t+1)): an affine map is carried together
+with the map without its last step, see `_compose`.
+
+When batch x routes x channels cannot fill the device, the length is split into segments: a first pass
+computes each segment's end from a zero state and its total step size, `_carry_kernel` carries the ends
+across segments (h_start' = exp(A sum dt) h_start + end), the main pass starts from them. The backward
+pass does the same with r from the other end.
+
+Sums over channel blocks, batch and segments go through partial buffers and a reduction in a fixed
+order: no atomics, the same bits every run. All arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 16  # steps a tile; also the distance between states saved for the backward pass
+BLOCK_D = 32  # channels a program: one warp, a thread each
+MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
+PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
+SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
+    """Compose h -> a h + x of two runs of steps; (p, e) is the same map without its last step.
+
+    A single step has (p, e) = (1, -0): with constants the compiler drops their arithmetic, and adding
+    -0 changes no value.
+    """
+    return a2 * a1, a2 * x1 + x2, p2 * a1, p2 * x1 + e2
+
+
+@triton.jit
+def _channel_offsets(i_d, BD: tl.constexpr, VEC: tl.constexpr):
+    return tl.max_contiguous(i_d * BD + tl.arange(0, BD), VEC)
+
+
+@triton.jit
+def _softplus(x):
+    """log(1 + exp(x)), linear above 20; a series below exp(x) = 0.06, where 1 + exp(x) rounds."""
+    e = tl.exp(tl.minimum(x, 20.0))
+    series = e * (1.0 - e * (1.0 / 2 - e * (1.0 / 3 - e * (1.0 / 4 - e * (1.0 / 5)))))
+    return tl.where(x <= 20.0, tl.where(e < 0.06, series, tl.log(1.0 + e)), x)
+
+
+@triton.jit
+def _route_tile(
+    p_routes, i_s, end, l,
+    HAS_ROUTES: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Token of each step of the tile at i_s, whether the step exists, whether it has a token."""
+    o_s = i_s + tl.arange(0, TILE)
+    m_s = o_s < end
+    token = o_s
+    if HAS_ROUTES:
+        token = tl.load(p_routes + o_s, mask=m_s, other=-1).to(tl.int32)
+    m_token = m_s & (token >= 0) & (token < l)
+    if WIDE:
+        token = token.to(tl.int64)
+    return token, m_s, m_token
+
+
+@triton.jit
+def _load_rows(p, token, stride_l, o_d, mask):
+    return tl.load(p + token[:, None] * stride_l + o_d[None, :], mask=mask, other=0.0).to(
+        tl.float32
+    )
+
+
+@triton.jit
+def _step_sizes(
+    p_delta, token, stride_l, o_d, mask, m_s, bias, SOFTPLUS: tl.constexpr
+):
+    """delta + bias and the step size; zero where the step does not exist."""
+    pre = _load_rows(p_delta, token, stride_l, o_d, mask) + bias[None, :]
+    dt = _softplus(pre) if SOFTPLUS else pre
+    return pre, tl.where(m_s[:, None], dt, 0.0)
+
+
+@triton.jit
+def _forward_scan(dt, x, a2, h0, first):
+    """All h_t of the tile, all h_(t-1), and the decay a_t; h0 enters at the first step."""
+    a = tl.exp2(dt * a2[None, :])
+    x = tl.where(first, a * h0[None, :] + x, x)
+    one = tl.full(x.shape, 1.0, tl.float32)
+    before = tl.where(first, h0[None, :], -0.0)
+    _, h, _, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
+    return a, h, h_prev
+
+
+@triton.jit
+def _forward_kernel(
+    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt,
+    stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_Cb, stride_Ck, stride_Cl, stride_Cn,
+    stride_rb,
+    k, l, d, length, segment,
+    N: tl.constexpr, BD: tl.constexpr, VEC: tl.constexpr, TILE: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr,
+    STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_DT: tl.constexpr,
+):  # fmt: skip
+    """Scan one segment from the state in p_carry, leaving the segment's last state there."""
+    num_d = tl.cdiv(d, BD)
+    i_d = tl.program_id(0) % num_d
+    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
+    i_b, i_k = i_bk // k, i_bk % k
+    i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
+    begin = i_seg * segment
+    end = tl.minimum(begin + segment, length)
+
+    p_u += i_b * stride_ub + i_k * stride_uk
+    p_delta += i_b * stride_db + i_k * stride_dk
+    p_B += i_b * stride_Bb + i_k * stride_Bk
+    p_C += i_b * stride_Cb + i_k * stride_Ck
+    p_routes += i_b * stride_rb + i_k * length
+    p_y += i_bk * l * d
+    p_carry += (i_bk * num_seg + i_seg) * N * d
+    p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE) * N * d
+
+    o_d = _channel_offsets(i_d, BD, VEC)
+    m_d = o_d < d
+    bias = tl.zeros([BD], tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    if HAS_D:
+        skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    p_A += (i_k * d + o_d) * N
+    rows = tl.arange(0, TILE)[:, None]
+    sum_dt = tl.zeros([BD], tl.float32)
+    if N == 1:  # the state and the decay rate stay in registers
+        a2_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+        state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
+
+    for i_s in range(begin, end, TILE):
+        token, m_s, m_token = _route_tile(p_routes, i_s, end, l, HAS_ROUTES, WIDE, TILE)
+        mask = m_token[:, None] & m_d[None, :]
+        u = _load_rows(p_u, token, stride_ul, o_d, mask)
+        _, dt = _step_sizes(p_delta, token, stride_dl, o_d, mask, m_s, bias, SOFTPLUS)
+        du = dt * u
+        y = tl.zeros([TILE, BD], tl.float32)
+        if HAS_D:
+            y = skip[None, :] * u
+        if STORE_SUM_DT:
+            sum_dt += tl.sum(dt, 0)
+        for n in range(N):
+            Bn = tl.load(p_B + token * stride_Bl + n * stride_Bn, mask=m_token, other=0.0)
+            if N == 1:
+                a2, state = a2_1, state_1
+            else:
+                a2 = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+                state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
+            if STORE_STATES:
+                tl.store(p_states + n * d + o_d, state, mask=m_d)
+            _, h, _ = _forward_scan(dt, du * Bn.to(tl.float32)[:, None], a2, state, rows == 0)
+            state = tl.sum(tl.where(rows == TILE - 1, h, 0.0), 0)
+            if N == 1:
+                state_1 = state
+            else:
+                tl.store(p_carry + n * d + o_d, state, mask=m_d)
+            if STORE_Y:
+                Cn = tl.load(p_C + token * stride_Cl + n * stride_Cn, mask=m_token, other=0.0)
+                y += h * Cn.to(tl.float32)[:, None]
+        if N > 1:
+            tl.debug_barrier()  # the next tile reads the states this one wrote
+        if STORE_Y:
+            tl.store(p_y + token[:, None] * d + o_d[None, :], y, mask=mask)
+        p_states += N * d
+
+    if N == 1:
+        tl.store(p_carry + o_d, state_1, mask=m_d)
+    if STORE_SUM_DT:
+        tl.store(p_sum_dt + (i_bk * num_seg + i_seg) * d + o_d, sum_dt, mask=m_d)
+
+
+@triton.jit
+def _carry_kernel(
+    p_carry, p_sum_dt, p_A, p_first, k, d, num_seg,
+    N: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
+):  # fmt: skip
+    """Turn segment ends (from zero) into segment starts, in place, one state index a program."""
+    num_d = tl.cdiv(d, BD)
+    i_d = tl.program_id(0) % num_d
+    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
+    n = tl.program_id(1)
+    o_d = i_d * BD + tl.arange(0, BD)
+    m_d = o_d < d
+    a2 = tl.load(p_A + ((i_bk % k) * d + o_d) * N + n, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+    state = tl.zeros([BD], tl.float32)
+    if HAS_FIRST:
+        state = tl.load(p_first + (i_bk * N + n) * d + o_d, mask=m_d, other=0.0)
+    for i in range(num_seg):
+        i_seg = i_bk * num_seg + (num_seg - 1 - i if REVERSE else i)
+        end = tl.load(p_carry + (i_seg * N + n) * d + o_d, mask=m_d, other=0.0)
+        sum_dt = tl.load(p_sum_dt + i_seg * d + o_d, mask=m_d, other=0.0)
+        tl.store(p_carry + (i_seg * N + n) * d + o_d, state, mask=m_d)
+        state = tl.exp2(sum_dt * a2) * state + end
+
+
+@triton.jit
+def _backward_kernel(
+    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_states, p_carry,
+    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias,
+    stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
+    stride_db, stride_dk, stride_dl,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_Cb, stride_Ck, stride_Cl, stride_Cn,
+    stride_rb, stride_gB,
+    k, l, d, length, segment,
+    N: tl.constexpr, BD: tl.constexpr, VEC: tl.constexpr, TILE: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
+):  # fmt: skip
+    """Walk one segment from its end, p_carry holding r of the step after it (in) and of its first (out).
+
+    With SUMMARY only r is computed, for the carry across segments.
+    """
+    num_d = tl.cdiv(d, BD)
+    i_d = tl.program_id(0) % num_d
+    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
+    i_b, i_k = i_bk // k, i_bk % k
+    i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
+    begin = i_seg * segment
+    end = tl.minimum(begin + segment, length)
+    num_tiles = tl.cdiv(end - begin, TILE)
+
+    p_gy += i_b * stride_gb + i_k * stride_gk
+    p_u += i_b * stride_ub + i_k * stride_uk
+    p_delta += i_b * stride_db + i_k * stride_dk
+    p_B += i_b * stride_Bb + i_k * stride_Bk
+    p_C += i_b * stride_Cb + i_k * stride_Ck
+    p_routes += i_b * stride_rb + i_k * length
+    p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE + num_tiles - 1) * N * d
+    p_carry += (i_bk * num_seg + i_seg) * N * d
+    p_gA += (i_bk * num_seg + i_seg) * N * d
+    p_gu += i_bk * l * d
+    p_gdelta += i_bk * l * d
+    p_gB += i_d * stride_gB + i_bk * l * N
+    p_gC += i_d * stride_gB + i_bk * l * N
+
+    o_d = _channel_offsets(i_d, BD, VEC)
+    m_d = o_d < d
+    bias = tl.zeros([BD], tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    skip = tl.zeros([BD], tl.float32)
+    if HAS_D:
+        skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    p_A += (i_k * d + o_d) * N
+    rows = tl.arange(0, TILE)[:, None]
+    gD = tl.zeros([BD], tl.float32)
+    gbias = tl.zeros([BD], tl.float32)
+    if N == 1:
+        A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
+        r_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
+        gA_1 = tl.zeros([BD], tl.float32)
+
+    for i in range(num_tiles):
+        i_s = begin + (num_tiles - 1 - i) * TILE
+        token, m_s, m_token = _route_tile(p_routes, i_s, end, l, HAS_ROUTES, WIDE, TILE)
+        mask = m_token[:, None] & m_d[None, :]
+        gy = _load_rows(p_gy, token, stride_gl, o_d, mask)
+        pre, dt = _step_sizes(p_delta, token, stride_dl, o_d, mask, m_s, bias, SOFTPLUS)
+        if not SUMMARY:
+            u = _load_rows(p_u, token, stride_ul, o_d, mask)
+            gB_dot = tl.zeros([TILE, BD], tl.float32)  # <g, B>
+            gdt = tl.zeros([TILE, BD], tl.float32)
+        for n in range(N):
+            if N == 1:
+                A_n, r_in = A_1, r_1
+            else:
+                A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
+                r_in = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
+            a2 = A_n * LOG2E
+            Cn = tl.load(p_C + token * stride_Cl + n * stride_Cn, mask=m_token, other=0.0)
+            w = gy * Cn.to(tl.float32)[:, None]
+            if SUMMARY:
+                a = tl.exp2(dt * a2[None, :])
+            else:
+                Bn = tl.load(p_B + token * stride_Bl + n * stride_Bn, mask=m_token, other=0.0)
+                Bn = Bn.to(tl.float32)[:, None]
+                h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
+                a, h, h_prev = _forward_scan(dt, dt * u * Bn, a2, h0, rows == 0)
+            last = rows == TILE - 1
+            x = a * tl.where(last, w + r_in[None, :], w)
+            one = tl.full(x.shape, 1.0, tl.float32)
+            after = tl.where(last, r_in[None, :], -0.0)
+            _, r, _, r_next = tl.associative_scan((a, x, one, after), 0, _compose, reverse=True)
+            r_out = tl.sum(tl.where(rows == 0, r, 0.0), 0)
+            if N == 1:
+                r_1 = r_out
+            else:
+                tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
+            if not SUMMARY:
+                g = w + r_next
+                gC = tl.sum(gy * h, 1)
+                gB = tl.sum(g * dt * u, 1)
+                tl.store(p_gC + token * N + n, gC, mask=m_token)
+                tl.store(p_gB + token * N + n, gB, mask=m_token)
+                gB_dot += g * Bn
+                ga = r * h_prev  # gradient of dt A_n
+                gdt += ga * A_n[None, :]
+                gA = tl.sum(ga * dt, 0)
+                if N == 1:
+                    gA_1 += gA
+                else:
+                    gA += tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
+                    tl.store(p_gA + n * d + o_d, gA, mask=m_d)
+        p_states -= N * d
+        if N > 1:
+            tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
+        if not SUMMARY:
+            gdt += u * gB_dot
+            gu = dt * gB_dot + skip[None, :] * gy
+            if SOFTPLUS:
+                gdt *= tl.where(pre <= 20.0, tl.sigmoid(pre), 1.0)
+            gdt = tl.where(m_s[:, None], gdt, 0.0)
+            gD += tl.sum(gy * u, 0)
+            gbias += tl.sum(gdt, 0)
+            tl.store(p_gu + token[:, None] * d + o_d[None, :], gu, mask=mask)
+            tl.store(p_gdelta + token[:, None] * d + o_d[None, :], gdt, mask=mask)
+
+    if N == 1:
+        tl.store(p_carry + o_d, r_1, mask=m_d)
+        if not SUMMARY:
+            tl.store(p_gA + o_d, gA_1, mask=m_d)
+    if not SUMMARY:
+        o_sum = (i_bk * num_seg + i_seg) * d + o_d
+        tl.store(p_gD + o_sum, gD, mask=m_d)
+        tl.store(p_gbias + o_sum, gbias, mask=m_d)
+
+
+def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
+    """States the forward keeps for the backward: at every tile's start, or none (recomputed)."""
+    if n > MAX_SAVED_STATE_SIZE:
+        return (0,)
+    return (b, k, triton.cdiv(length, TILE), n, d)
+
+
+def selective_scan_forward(
+    u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete, save_states
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
+    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    b, k, l, d, n = call.sizes
+    partial = reduce_sum and k > 1
+    y = call.new_tokens(d, torch.float32 if partial else u.dtype)
+    states = u.new_empty(
+        saved_states_shape(b, k, call.length, d, n) if save_states else (0,), dtype=torch.float32
+    )
+    with call.device():
+        carry = call.segment_starts()
+        call.run_forward(carry, y=y, states=states if states.numel() else None)
+    last_state = carry[:, :, -1].transpose(2, 3).contiguous()
+    if reduce_sum:
+        y = y.sum(1).to(u.dtype) if partial else y[:, 0]
+    return y, last_state, states
+
+
+def selective_scan_backward(
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states, delta_softplus, complete
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of (u, delta, A, B, C, D, delta_bias)."""
+    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    b, k, l, d, n = call.sizes
+    with call.device():
+        if not states.numel():
+            states = u.new_empty(b, k, triton.cdiv(call.length, TILE), n, d, dtype=torch.float32)
+            call.run_forward(call.segment_starts(), states=states)
+        return call.run_backward(_unit_stride(grad_y), grad_last_state, states)
+
+
+class _Call:
+    """One call's tensors, sizes and launch parameters, shared by all its kernels."""
+
+    def __init__(self, u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete):
+        if u.dtype == torch.float64:
+            raise ValueError("u: the Triton implementation computes in float32, got float64")
+        if not u.is_cuda and not _interpreting():
+            raise ValueError(
+                f"u: the Triton implementation needs a CUDA device, got {u.device} "
+                "(TRITON_INTERPRET=1 runs it on CPU)"
+            )
+        b, k, l, d = delta.shape
+        self.sizes = b, k, l, d, A.shape[2]
+        self.u, self.delta = _unit_stride(u), _unit_stride(delta)
+        self.B, self.C, self.D, self.delta_bias = B, C, D, delta_bias
+        self.A, self.D, self.delta_bias = (
+            None if t is None else t.contiguous() for t in (A, D, delta_bias)
+        )
+        self.routes = None if routes is None else routes.contiguous()
+        self.length = l if routes is None else routes.shape[-1]
+        self.softplus = delta_softplus
+        self.zero_rows = routes is not None and not complete
+        # Under the interpreter a lane costs time; on a GPU a warp is a warp.
+        self.block_d = min(BLOCK_D, triton.next_power_of_2(d)) if _interpreting() else BLOCK_D
+        self.num_blocks = triton.cdiv(d, self.block_d)
+        self.num_segments, self.segment = _split_length(
+            self.length, b * k * self.num_blocks, u.device
+        )
+        widest = max(x.stride(2) for x in (self.u, self.delta, B, C))
+        self.flags = dict(
+            N=self.sizes[4], BD=self.block_d, VEC=triton.cdiv(self.block_d, 32), TILE=TILE,
+            HAS_ROUTES=routes is not None, HAS_D=D is not None, HAS_BIAS=delta_bias is not None,
+            SOFTPLUS=delta_softplus, WIDE=l * max(widest, d, self.sizes[4]) >= 2**31,
+            num_warps=1,
+        )  # fmt: skip
+
+    def device(self):
+        """Launch on the tensors' device, whichever is current."""
+        return torch.cuda.device(self.u.device) if self.u.is_cuda else contextlib.nullcontext()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        b, k, *_ = self.sizes
+        return b * k * self.num_blocks, self.num_segments
+
+    def new_tokens(self, width: int, dtype: torch.dtype) -> Tensor:
+        """(b, k, l, width); zeros where some tokens may never be visited."""
+        b, k, l, *_ = self.sizes
+        new = self.u.new_zeros if self.zero_rows else self.u.new_empty
+        return new(b, k, l, width, dtype=dtype)
+
+    def new_carry(self) -> Tensor:
+        b, k, _, d, n = self.sizes
+        return self.u.new_zeros(b, k, self.num_segments, n, d, dtype=torch.float32)
+
+    def run_forward(self, carry, y=None, states=None, sum_dt=None) -> None:
+        """Scan all segments from `carry`, which receives their last states."""
+        b, k, l, d, _ = self.sizes
+        _forward_kernel[self.grid](
+            self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
+            _or(y, carry), carry, _or(states, carry), _or(sum_dt, carry),
+            *_token_strides(self.u), *_token_strides(self.delta), *_strides(self.B),
+            *_strides(self.C), self._route_stride(),
+            k, l, d, self.length, self.segment,
+            STORE_Y=y is not None, STORE_STATES=states is not None,
+            STORE_SUM_DT=sum_dt is not None, **self.flags,
+        )  # fmt: skip
+
+    def segment_starts(self) -> Tensor:
+        """State at the start of every segment, (b, k, segments, n, d)."""
+        carry = self.new_carry()
+        if self.num_segments > 1:
+            sum_dt = carry.new_empty(*carry.shape[:3], carry.shape[4])
+            self.run_forward(carry, sum_dt=sum_dt)
+            self._carry(carry, sum_dt)
+        return carry
+
+    def run_backward(self, grad_y, grad_last_state, states):
+        b, k, l, d, n = self.sizes
+        f32 = torch.float32
+        first = None
+        if grad_last_state is not None:
+            first = grad_last_state.transpose(2, 3).contiguous()
+        carry = self.new_carry()
+        if self.num_segments > 1:
+            self._launch_backward(grad_y, states, carry, SUMMARY=True)
+            self._carry(carry, self._segment_step_sizes(), first, reverse=True)
+        elif first is not None:
+            carry[:, :, 0] = first
+
+        shared_u = self.u.shape[1] != k
+        gu = self.new_tokens(d, f32 if shared_u else self.u.dtype)
+        gdelta = self.new_tokens(d, self.delta.dtype)
+        new_rows = self.u.new_zeros if self.zero_rows else self.u.new_empty
+        gB, gC = (new_rows(self.num_blocks, b, k, l, n, dtype=f32) for _ in range(2))
+        gA = torch.zeros_like(carry)
+        gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
+        self._launch_backward(
+            grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, SUMMARY=False
+        )
+        if shared_u:
+            gu = gu.sum(1, keepdim=True).to(self.u.dtype)
+        gA = gA.sum((0, 2)).transpose(1, 2)
+        return (
+            gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.B.dtype),
+            gC.sum(0).to(self.C.dtype),
+            None if self.D is None else gD.sum((0, 2)).to(self.D.dtype),
+            None if self.delta_bias is None else gbias.sum((0, 2)).to(self.delta_bias.dtype),
+        )  # fmt: skip
+
+    def _launch_backward(
+        self, grad_y, states, carry,
+        gu=None, gdelta=None, gA=None, gB=None, gC=None, gD=None, gbias=None, *, SUMMARY,
+    ) -> None:  # fmt: skip
+        b, k, l, d, n = self.sizes
+        outputs = (_or(t, carry) for t in (gu, gdelta, gA, gB, gC, gD, gbias))
+        _backward_kernel[self.grid](
+            grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
+            states, carry, *outputs,
+            *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
+            *_strides(self.B), *_strides(self.C), self._route_stride(), b * k * l * n,
+            k, l, d, self.length, self.segment, SUMMARY=SUMMARY, **self.flags,
+        )  # fmt: skip
+
+    def _segment_step_sizes(self) -> Tensor:
+        b, k, _, d, _ = self.sizes
+        sum_dt = self.u.new_empty(b, k, self.num_segments, d, dtype=torch.float32)
+        self.run_forward(self.new_carry(), sum_dt=sum_dt)
+        return sum_dt
+
+    def _carry(self, carry, sum_dt, first=None, reverse=False) -> None:
+        b, k, _, d, n = self.sizes
+        _carry_kernel[(b * k * self.num_blocks, n)](
+            carry, sum_dt, self.A, _or(first, carry), k, d, self.num_segments,
+            N=n, BD=self.block_d, REVERSE=reverse, HAS_FIRST=first is not None, num_warps=1,
+        )  # fmt: skip
+
+    def _optional_inputs(self):
+        return (_or(t, self.u) for t in (self.D, self.delta_bias, self.routes))
+
+    def _route_stride(self) -> int:
+        shared = self.routes is None or self.routes.dim() == 2
+        return 0 if shared else self.routes.stride(0)
+
+
+def _split_length(length: int, programs: int, device: torch.device) -> tuple[int, int]:
+    """Number of segments and steps of each (a multiple of TILE) that fill the device."""
+    if device.type != "cuda":
+        return 1, length
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    if programs >= PROGRAMS_PER_SM * multiprocessors:
+        return 1, length
+    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * multiprocessors, programs)
+    segment = max(8, triton.cdiv(triton.cdiv(length, TILE), wanted)) * TILE
+    return triton.cdiv(length, segment), segment
+
+
+def _interpreting() -> bool:
+    return triton.knobs.runtime.interpret
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    """Channels must be adjacent for coalesced rows; other strides are free."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _token_strides(x: Tensor) -> tuple[int, int, int]:
+    """Strides of b, k (0 where one k serves all routes) and l."""
+    return x.stride(0), 0 if x.shape[1] == 1 else x.stride(1), x.stride(2)
+
+
+def _strides(x: Tensor) -> tuple[int, int, int, int]:
+    return x.stride(0), x.stride(1), x.stride(2), x.stride(3)
+
+
+def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
+    """Kernels take a pointer even where a flag says it is not read."""
+    return placeholder if tensor is None else tensor
