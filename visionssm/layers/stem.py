@@ -1,0 +1,75 @@
+"""Stems: from an image (b, c, h, w) to a channels-last map of patches."""
+
+from __future__ import annotations
+
+from timm.layers.typing import LayerType
+from torch import Tensor, nn
+
+
+class PatchStem(nn.Module):
+    """Non-overlapping patches: (b, c, h, w) -> (b, h // patch_size, w // patch_size, dim).
+
+    Args:
+        in_chans: image channels c.
+        dim: output channels.
+        patch_size: side of a patch; what does not fill a patch at the right and bottom is ignored.
+        norm_layer: normalisation over channels; None leaves it out.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        patch_size: int = 4,
+        norm_layer: LayerType | None = nn.LayerNorm,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        self.norm1 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
+
+
+class ConvStem(nn.Module):
+    """Two overlapping convolutions of stride s = patch_size / 2, kernel s + 1, padding 1.
+
+    (b, c, h, w) -> (b, h', w', dim); for patch_size 4, h' = ceil(ceil(h / 2) / 2) and so is w'.
+
+    Args:
+        in_chans: image channels c.
+        dim: output channels; half as many, rounded down, after the first convolution.
+        patch_size: the stride of both together, even.
+        norm_layer: normalisation over channels after each convolution; None leaves it out.
+
+    Raises:
+        ValueError: patch_size is odd.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        patch_size: int = 4,
+        norm_layer: LayerType | None = nn.LayerNorm,
+        act_layer: type[nn.Module] = nn.GELU,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if patch_size % 2:
+            raise ValueError(f"patch_size: expected an even number, got {patch_size}")
+        dd = {"device": device, "dtype": dtype}
+        stride, mid = patch_size // 2, dim // 2
+        self.conv1 = nn.Conv2d(in_chans, mid, stride + 1, stride=stride, padding=1, **dd)
+        self.norm1 = norm_layer(mid, **dd) if norm_layer is not None else nn.Identity()
+        self.act = act_layer()
+        self.conv2 = nn.Conv2d(mid, dim, stride + 1, stride=stride, padding=1, **dd)
+        self.norm2 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

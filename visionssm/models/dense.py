@@ -1,0 +1,51 @@
+"""Dense backbones: the stage outputs of a model, each with a normalisation of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers.typing import LayerType
+from torch import Tensor, nn
+
+
+class DenseBackbone(nn.Module):
+    """(b, c, h, w) image to a list of normalised stage outputs (b, c_i, h_i, w_i).
+
+    Args:
+        model: has ``feature_info`` and ``forward_intermediates`` with channels-last output.
+        out_indices: the stages to return, from 0.
+        norm_layer: normalisation over the last axis, one for each stage returned.
+
+    Raises:
+        ValueError: an index is not that of a stage.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        out_indices: Sequence[int],
+        norm_layer: LayerType = nn.LayerNorm,
+    ):
+        super().__init__()
+        channels = [info["num_chs"] for info in model.feature_info]  # type: ignore[union-attr]
+        if not out_indices or any(not 0 <= i < len(channels) for i in out_indices):
+            raise ValueError(
+                f"out_indices: expected stages from 0 to {len(channels) - 1}, got {out_indices}"
+            )
+        self.model = model
+        self.out_indices = sorted(set(out_indices))
+        for i in self.out_indices:
+            self.add_module(f"outnorm{i}", norm_layer(channels[i]))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.model.forward_intermediates(  # type: ignore[operator]
+            x,
+            indices=self.out_indices,
+            stop_early=True,
+            output_fmt="NHWC",
+            intermediates_only=True,
+        )
+        return [
+            self.get_submodule(f"outnorm{i}")(m).permute(0, 3, 1, 2).contiguous()
+            for i, m in zip(self.out_indices, maps, strict=True)
+        ]

@@ -1,0 +1,609 @@
+"""VMamba
+
+Paper: `VMamba: Visual State Space Model` - https://arxiv.org/abs/2401.10166
+Code and weights: https://github.com/MzeroMiko/VMamba, MIT licence
+
+A hierarchy of four stages like Swin's, whose token mixer is SS2D, a selective scan of the image
+along rows and columns in both directions. Maps are channels-last throughout.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import (
+    ClassifierHead,
+    DropPath,
+    GluMlp,
+    Mlp,
+    calculate_drop_path_rates,
+    get_act_layer,
+    get_device_dtype,
+    get_norm_layer,
+    trunc_normal_,
+)
+from timm.layers.typing import LayerType
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
+from timm.models._features import feature_take_indices
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from visionssm.layers import SS2D, ConvDownsample, ConvStem, PatchStem
+
+from .official import OfficialLayout, convert_official, stored_configs_readable
+
+__all__ = ["VMamba"]
+
+STEMS = {"patch": PatchStem, "conv": ConvStem}
+DOWNSAMPLES = {
+    "merge": PatchMerging,
+    "conv2": partial(ConvDownsample, kernel_size=2),
+    "conv3": partial(ConvDownsample, kernel_size=3),
+}
+
+
+class VMambaBlock(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm2(x)) where there is an MLP: (b, h, w, dim) to the same.
+
+    Args:
+        dim: channels.
+        mixer: class of the token mixer, called with dim.
+        mlp: class of the MLP, called with dim; None leaves it out.
+        norm_layer: normalisation over channels.
+        drop_path: stochastic depth rate of each of the two branches.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: LayerType = SS2D,
+        mlp: LayerType | None = Mlp,
+        norm_layer: LayerType = nn.LayerNorm,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm = norm_layer(dim, **dd)
+        self.op = mixer(dim, **dd)
+        self.norm2 = norm_layer(dim, **dd) if mlp is not None else nn.Identity()
+        self.mlp = mlp(dim, **dd) if mlp is not None else None
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.op(self.norm(x)))
+        if self.mlp is not None:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class VMambaStage(nn.Module):
+    """Downsampling, except in the first stage, and blocks.
+
+    (b, h, w, dim) -> (b, h', w', out_dim).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        block: LayerType,
+        downsample: LayerType | None,
+        drop_path: list[float],
+        norm_layer: LayerType = nn.LayerNorm,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.grad_checkpointing = False
+        self.downsample = nn.Identity()
+        if downsample is not None:
+            self.downsample = downsample(dim, out_dim, norm_layer=norm_layer, **dd)
+        self.blocks = nn.Sequential(
+            *(block(out_dim, norm_layer=norm_layer, drop_path=rate, **dd) for rate in drop_path)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class VMamba(nn.Module):
+    """VMamba image classifier and feature extractor: (b, in_chans, h, w) of any h and w.
+
+    Args:
+        in_chans: image channels.
+        num_classes: classes; 0 leaves the classifier out.
+        global_pool: pooling before the classifier, after the normalisation of each pixel.
+        patch_size: stride of the stem.
+        depths: blocks of each stage.
+        dims: channels of each stage.
+        stem: "conv", two overlapping convolutions, or "patch", one of kernel `patch_size`.
+        patch_norm: whether the stem normalises.
+        downsample: "conv3" or "conv2", a convolution of that kernel and stride 2, or "merge",
+            a linear layer on 2 x 2 neighbours.
+        ssm_d_state: state size of the scan.
+        ssm_ratio: inner channels of the mixer over its dim.
+        ssm_dt_rank: rank of the step-size projection, "auto" is ceil(dim / 16).
+        ssm_conv: kernel of the mixer's depthwise convolution, 1 leaves it out.
+        ssm_conv_bias: whether that convolution has a bias.
+        ssm_gate: whether the mixer multiplies its output with a gate.
+        ssm_gate_act: whether the gate passes through `ssm_act_layer`.
+        ssm_act_layer: activation of the mixer.
+        ssm_out_act_layer: activation after the mixer's output normalisation, if any.
+        ssm_init: initialisation of the scan, see `SS2D`.
+        mlp_ratio: hidden channels of the MLP over its dim, 0 leaves the MLP out.
+        gated_mlp: multiply one half of the hidden layer with the activation of another.
+        mlp_act_layer: activation of the MLP.
+        norm_layer: normalisation over channels.
+        drop_rate: dropout before the classifier.
+        ssm_drop_rate: dropout after each mixer.
+        mlp_drop_rate: dropout inside each MLP.
+        drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        patch_size: int = 4,
+        depths: tuple[int, ...] = (2, 2, 8, 2),
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        stem: str = "conv",
+        patch_norm: bool = True,
+        downsample: str = "conv3",
+        ssm_d_state: int = 1,
+        ssm_ratio: float = 1.0,
+        ssm_dt_rank: int | str = "auto",
+        ssm_conv: int = 3,
+        ssm_conv_bias: bool = False,
+        ssm_gate: bool = False,
+        ssm_gate_act: bool = True,
+        ssm_act_layer: LayerType = "silu",
+        ssm_out_act_layer: LayerType | None = None,
+        ssm_init: str = "v0",
+        mlp_ratio: float = 4.0,
+        gated_mlp: bool = False,
+        mlp_act_layer: LayerType = "gelu",
+        norm_layer: LayerType = nn.LayerNorm,
+        drop_rate: float = 0.0,
+        ssm_drop_rate: float = 0.0,
+        mlp_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if len(dims) != len(depths):
+            raise ValueError(f"dims: expected {len(depths)} stages as in depths, got {dims}")
+        dd = {"device": device, "dtype": dtype}
+        norm_layer = get_norm_layer(norm_layer)
+        mixer = partial(
+            SS2D,
+            d_state=ssm_d_state,
+            ssm_ratio=ssm_ratio,
+            dt_rank=ssm_dt_rank,
+            kernel_size=ssm_conv,
+            conv_bias=ssm_conv_bias,
+            gate=ssm_gate,
+            gate_act=ssm_gate_act,
+            act_layer=get_act_layer(ssm_act_layer),
+            out_act_layer=get_act_layer(ssm_out_act_layer),
+            norm_layer=norm_layer,
+            drop=ssm_drop_rate,
+            init=ssm_init,
+        )
+        mlp = partial(_mlp, ratio=mlp_ratio, gated=gated_mlp, act=mlp_act_layer, drop=mlp_drop_rate)
+        block = partial(VMambaBlock, mixer=mixer, mlp=mlp if mlp_ratio > 0 else None)
+
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.global_pool = global_pool
+        self.num_features = dims[-1]
+        self.output_fmt = "NHWC"
+        self.patch_size = patch_size
+        self.stem = choose("stem", stem, STEMS)(
+            in_chans, dims[0], patch_size, norm_layer=norm_layer if patch_norm else None, **dd
+        )
+        downsample = choose("downsample", downsample, DOWNSAMPLES)
+        self.feature_info = []
+        stages = []
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        for i, dim in enumerate(dims):
+            stages.append(
+                VMambaStage(
+                    dims[max(i - 1, 0)],
+                    dim,
+                    block,
+                    downsample if i > 0 else None,
+                    rates[i],
+                    norm_layer=norm_layer,
+                    **dd,
+                )
+            )
+            self.feature_info.append(
+                {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
+            )
+        self.stages = nn.Sequential(*stages)
+        self.norm = norm_layer(self.num_features, **dd)
+        self.head = ClassifierHead(
+            self.num_features,
+            num_classes,
+            pool_type=global_pool,
+            drop_rate=drop_rate,
+            input_fmt=self.output_fmt,
+            **dd,
+        )
+        self.head_hidden_size = self.head.num_features
+        self.apply(_init_linear)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
+
+        None: the published weights were trained with decay on ``A_logs`` and ``dt_projs_bias``
+        too. ``Ds``, a vector, has none.
+        """
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        blocks = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks' activations in the backward pass instead of keeping them."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    def set_input_size(
+        self,
+        img_size: tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Accept any image size: nothing depends on it. The patch size is part of the weights.
+
+        Raises:
+            ValueError: another patch size is asked for.
+        """
+        if patch_size not in (None, self.patch_size, (self.patch_size, self.patch_size)):
+            raise ValueError(f"patch_size: expected {self.patch_size}, got {patch_size}")
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classification layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier; `global_pool` "" removes pooling, None keeps it."""
+        self.num_classes = num_classes
+        self.head.reset(
+            num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.head.num_features
+        if global_pool is not None:
+            self.global_pool = global_pool
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of stages, before the next stage downsamples them.
+
+        Args:
+            x: images (b, c, h, w).
+            indices: the last n stages if an integer, those stages if a list, all if None.
+            norm: apply the final normalisation to the last stage's output.
+            stop_early: skip the stages after the last one wanted.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: leave the final features (b, h, w, c) out of the result.
+
+        Raises:
+            ValueError: output_fmt is another one.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt: expected 'NCHW' or 'NHWC', got {output_fmt!r}")
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        last = len(self.stages) - 1
+        intermediates = []
+        x = self.stem(x)
+        i = 0
+        for i, stage in enumerate(self.stages[: max_index + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take_indices:
+                out = self.norm(x) if norm and i == last else x
+                if output_fmt == "NCHW":
+                    out = out.permute(0, 3, 1, 2).contiguous()
+                intermediates.append(out)
+        if intermediates_only:
+            return intermediates
+        return (self.norm(x) if i == last else x), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the intermediates at `indices` do not need; returns them counted from 0."""
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        prune_end = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        if prune_norm or prune_end:
+            self.norm = nn.Identity()  # sized for the last stage, which is gone
+        if prune_end:
+            self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
+        if prune_head or prune_end:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) to normalised features (b, h', w', num_features)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features (b, h', w', c) to logits (b, num_classes), or pooled features (b, c)."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _mlp(dim: int, ratio: float, gated: bool, act: LayerType, drop: float, **dd) -> nn.Module:
+    hidden, act_layer = int(dim * ratio), get_act_layer(act)
+    if gated:
+        return GluMlp(dim, 2 * hidden, act_layer=act_layer, drop=(0.0, drop), **dd)
+    return Mlp(dim, hidden, act_layer=act_layer, drop=drop, **dd)
+
+
+def choose(argument: str, name: str, choices: dict[str, Any]) -> Any:
+    if name not in choices:
+        raise ValueError(f"{argument}: expected one of {list(choices)}, got {name!r}")
+    return choices[name]
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# Keys of the earliest weights, the vanilla models, as regular expressions.
+OLD_KEYS = (
+    (r"^patch_embed\.proj\.", "patch_embed.0."),
+    (r"^patch_embed\.norm\.", "patch_embed.2."),
+    (r"\.ln_1\.", ".norm."),
+    (r"\.self_attention\.", ".op."),
+    (r"^norm\.", "classifier.norm."),
+    (r"^head\.(weight|bias)$", r"classifier.head.\1"),
+)
+OFFICIAL_NAMES = (
+    (r"^stem\.conv1\.", "patch_embed.0."),
+    (r"^stem\.norm1\.", "patch_embed.2."),
+    (r"^stem\.conv2\.", "patch_embed.5."),
+    (r"^stem\.norm2\.", "patch_embed.7."),
+    (r"^stages\.(\d+)\.downsample\.conv\.", r"stages.\1.downsample.1."),
+    (r"^stages\.(\d+)\.downsample\.conv_norm\.", r"stages.\1.downsample.3."),
+    (r"^stages\.", "layers."),
+    (r"^norm\.", "classifier.norm."),
+    (r"^head\.fc\.", "classifier.head."),
+)
+
+
+def official_layout(model: VMamba) -> OfficialLayout:
+    """Names of the model's parameters in the official code."""
+    classifier = ["head.fc.weight", "head.fc.bias"]  # known even to a model without one
+    names = {key: _official_name(key) for key in [*model.state_dict(), *classifier]}
+    return OfficialLayout(names, OLD_KEYS)
+
+
+def _official_name(key: str) -> str:
+    # The official code downsamples at the end of a stage, ours at the start of the next.
+    key = re.sub(
+        r"^stages\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) - 1}.downsample.", key
+    )
+    key = key.replace("downsample.conv.", "downsample.1.").replace(
+        "downsample.conv_norm.", "downsample.3."
+    )
+    for own, official in OFFICIAL_NAMES:
+        key = re.sub(own, official, key)
+    return key
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VMamba) -> dict[str, Any]:
+    """Official weights, of any age and nesting, or our own, to our own."""
+    return convert_official(state_dict, model, official_layout(model))
+
+
+def _cfg(url: str = "", **kwargs) -> dict[str, Any]:
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "mit",
+        "paper_ids": "arXiv:2401.10166",
+        "paper_name": "VMamba: Visual State Space Model",
+        "origin_url": "https://github.com/MzeroMiko/VMamba",
+        **kwargs,
+    }
+
+
+RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download/"
+WEIGHTS = {
+    "vanilla_vmamba_tiny.in1k": "%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth",
+    "vanilla_vmamba_small.in1k": "%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth",
+    "vanilla_vmamba_base.in1k": "%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth",
+    "vmamba_tiny_s2l5.in1k": "%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth",
+    "vmamba_small_s2l15.in1k": "%23v2cls/vssm_small_0229_ckpt_epoch_222.pth",
+    "vmamba_base_s2l15.in1k": "%23v2cls/vssm_base_0229_ckpt_epoch_237.pth",
+    "vmamba_tiny_s1l8.in1k": "%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth",
+    "vmamba_small_s1l20.in1k": "%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth",
+    "vmamba_base_s1l20.in1k": "%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth",
+}
+
+default_cfgs = generate_default_cfgs(
+    {"vmamba_pico": _cfg(), **{name: _cfg(RELEASES + file) for name, file in WEIGHTS.items()}}
+)
+
+
+def _create_vmamba(variant: str, pretrained: bool, kwargs: dict[str, Any], **args) -> VMamba:
+    with stored_configs_readable():
+        return build_model_with_cfg(
+            VMamba,
+            variant,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            **{**args, **kwargs},
+        )
+
+
+VANILLA: dict[str, Any] = {
+    "stem": "patch",
+    "downsample": "merge",
+    "ssm_d_state": 16,
+    "ssm_ratio": 2.0,
+    "ssm_conv_bias": True,
+    "ssm_gate": True,
+    "mlp_ratio": 0.0,
+}
+
+
+@register_model
+def vanilla_vmamba_tiny(pretrained: bool = False, **kwargs) -> VMamba:
+    """First VMamba-T, without MLPs: 22.9 M parameters, 82.2 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vanilla_vmamba_tiny",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 9, 2),
+        dims=(96, 192, 384, 768),
+        **VANILLA,
+    )
+
+
+@register_model
+def vanilla_vmamba_small(pretrained: bool = False, **kwargs) -> VMamba:
+    """First VMamba-S, without MLPs: 44.4 M parameters, 83.5 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vanilla_vmamba_small",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 27, 2),
+        dims=(96, 192, 384, 768),
+        **VANILLA,
+    )
+
+
+@register_model
+def vanilla_vmamba_base(pretrained: bool = False, **kwargs) -> VMamba:
+    """First VMamba-B, without MLPs: 76.3 M parameters, 83.7 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vanilla_vmamba_base",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 27, 2),
+        dims=(128, 256, 512, 1024),
+        **VANILLA,
+    )
+
+
+@register_model
+def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-T, ratio 2, 5 blocks in stage 3: 30.7 M parameters, 82.5 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_tiny_s2l5",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 5, 2),
+        dims=(96, 192, 384, 768),
+        ssm_ratio=2.0,
+    )
+
+
+@register_model
+def vmamba_small_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-S, ratio 2, 15 blocks in stage 3: 50.1 M parameters, 83.6 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_small_s2l15",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 15, 2),
+        dims=(96, 192, 384, 768),
+        ssm_ratio=2.0,
+    )
+
+
+@register_model
+def vmamba_base_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-B, ratio 2, 15 blocks in stage 3: 88.6 M parameters, 83.9 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_base_s2l15",
+        pretrained,
+        kwargs,
+        depths=(2, 2, 15, 2),
+        dims=(128, 256, 512, 1024),
+        ssm_ratio=2.0,
+    )
+
+
+@register_model
+def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-T, ratio 1, 8 blocks in stage 3: 30.2 M parameters, 82.6 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_tiny_s1l8", pretrained, kwargs, depths=(2, 2, 8, 2), dims=(96, 192, 384, 768)
+    )
+
+
+@register_model
+def vmamba_small_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-S, ratio 1, 20 blocks in stage 3: 49.0 M parameters, 83.3 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_small_s1l20", pretrained, kwargs, depths=(2, 2, 20, 2), dims=(96, 192, 384, 768)
+    )
+
+
+@register_model
+def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-B, ratio 1, 20 blocks in stage 3: 86.6 M parameters, 83.8 % ImageNet top-1 at 224."""
+    return _create_vmamba(
+        "vmamba_base_s1l20", pretrained, kwargs, depths=(2, 2, 20, 2), dims=(128, 256, 512, 1024)
+    )
+
+
+@register_model
+def vmamba_pico(pretrained: bool = False, **kwargs) -> VMamba:
+    """A VMamba small enough to train on a CPU: 0.9 M parameters, no published weights."""
+    return _create_vmamba(
+        "vmamba_pico", pretrained, kwargs, depths=(1, 1, 2, 1), dims=(32, 64, 128, 256)
+    )
