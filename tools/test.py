@@ -1,0 +1,25 @@
+"""Evaluate a classifier: `python tools/test.py CONFIG work_dirs/<run>/best.pth`."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from visionssm.training import load_config, test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="mmengine config file")
+    parser.add_argument("checkpoint", help="best.pth or last.pth of a run")
+    parser.add_argument("--work-dir", help="default: work_dirs/<config name>")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, help="override settings of the config"
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
+    args = parser.parse_args()
+
+    test(load_config(args.config, args.work_dir, args.cfg_options, args.launcher), args.checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A timm model in the dress that mmengine's Runner expects."""
+
+import timm
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor
+
+import visionssm.models  # noqa: F401  (registers our models in timm)
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Any registered timm classifier with cross entropy on hard or soft targets.
+
+    Args:
+        network: arguments of `timm.create_model`: `model_name`, `num_classes`, `drop_path_rate`.
+        label_smoothing: probability mass spread evenly over all classes.
+        grad_checkpointing: recompute activations in the backward pass to save memory.
+        data_preprocessor: config; the default moves batches to the device.
+    """
+
+    def __init__(
+        self,
+        network: dict,
+        label_smoothing: float = 0.0,
+        grad_checkpointing: bool = False,
+        data_preprocessor: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor or {"type": "MixupPreprocessor"})
+        self.network = timm.create_model(**network)
+        self.network.set_grad_checkpointing(grad_checkpointing)
+        self.label_smoothing = label_smoothing
+
+    def init_weights(self) -> None:
+        """Keep what timm initialised or loaded: mmengine would initialise a second time."""
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        paths: list[str] | None = None,
+        mode: str = "tensor",
+    ) -> Tensor | dict[str, Tensor] | list[dict]:
+        """Classify a batch.
+
+        Args:
+            inputs: (b, 3, h, w).
+            targets: labels (b,), or probabilities (b, classes) after mixup.
+            paths: b sources of the images; unused, they travel with the batch for messages.
+            mode: `tensor`, `loss` or `predict`.
+
+        Returns:
+            Logits (b, classes); or `{"loss": scalar}`; or b dicts with `scores` (classes,),
+            float32 probabilities on the CPU, and `target`, int.
+
+        Raises:
+            ValueError: unknown mode.
+        """
+        logits = self.network(inputs)
+        if mode == "tensor":
+            return logits
+        if mode == "loss":
+            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            return {"loss": loss}
+        if mode == "predict":
+            scores = torch.softmax(logits.float(), dim=-1).cpu()
+            return [
+                {"scores": score, "target": target}
+                for score, target in zip(scores, targets.tolist(), strict=True)
+            ]
+        raise ValueError(f"mode={mode!r}: expected 'tensor', 'loss' or 'predict'")

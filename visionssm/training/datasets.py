@@ -1,0 +1,128 @@
+"""Images with one label each: the common dataset, and image folders or tar files read by timm."""
+
+import tarfile
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from PIL import Image
+from timm.data import create_dataset, create_transform
+from torch.utils.data import Dataset
+
+from .randomness import seed_generators
+from .samplers import SeededIndex
+
+UNREADABLE = (
+    OSError,  # missing, empty, truncated or unidentified files
+    SyntaxError,  # Pillow's answer to broken PNG chunks
+    ValueError,
+    EOFError,
+    tarfile.TarError,
+    Image.DecompressionBombError,
+)
+
+
+class ClassificationDataset(Dataset):
+    """Map-style dataset; a subclass reads image `index` and says where it came from.
+
+    An image that cannot be read is logged by path, counted once, and replaced by the next readable
+    one. The count is shared by all data loading workers of a process. Item: a dict with
+    `inputs` float tensor (3, h, w), `targets` int, `paths` str.
+
+    Args:
+        length: number of images.
+        classes: their names, in the order of the labels.
+        transform: arguments of `timm.data.create_transform`.
+        max_corrupt: how many unreadable images to tolerate.
+    """
+
+    def __init__(
+        self, length: int, classes: list[str], transform: dict, max_corrupt: int = 100
+    ) -> None:
+        self.metainfo = {"classes": tuple(classes)}
+        self.transform_args = dict(transform)
+        self.transform = create_transform(**transform)
+        self.max_corrupt = max_corrupt
+        self.corrupt = torch.zeros(length, dtype=torch.bool).share_memory_()
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return the decoded RGB image and its label; raise one of `UNREADABLE` if it is broken."""
+        raise NotImplementedError
+
+    def path(self, index: int) -> str:
+        """Where image `index` comes from, for messages."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.corrupt)
+
+    def __getitem__(self, key: int | SeededIndex) -> dict:
+        if isinstance(key, SeededIndex):
+            seed_generators(key.seed)
+            key = key.index
+        index, image, target = self._load_readable(key)
+        return {"inputs": self.transform(image), "targets": target, "paths": self.path(index)}
+
+    def _load_readable(self, index: int) -> tuple[int, Image.Image, int]:
+        while True:
+            try:
+                return index, *self.load(index)
+            except UNREADABLE as error:
+                self._note_corrupt(index, error)
+            index = (index + 1) % len(self)
+
+    def _note_corrupt(self, index: int, error: BaseException) -> None:
+        if not self.corrupt[index]:
+            self.corrupt[index] = True
+            message = f"skipped unreadable image {self.path(index)}: {error!r}"
+            print_log(f"{message} ({self.count_corrupt()} so far)", "current", level=30)
+        if self.count_corrupt() > min(self.max_corrupt, len(self) - 1):
+            raise ValueError(
+                f"{self.count_corrupt()} of {len(self)} images are unreadable, more than "
+                f"max_corrupt={self.max_corrupt}; the last is {self.path(index)}: {error!r}"
+            ) from error
+
+    def count_corrupt(self) -> int:
+        """Number of different images found unreadable so far, by all workers of this process."""
+        return int(self.corrupt.sum())
+
+
+@DATASETS.register_module()
+class ImageFiles(ClassificationDataset):
+    """A folder with one sub-folder a class, or a .tar file of one, through timm's readers.
+
+    Args:
+        root: the folder or tar file; a sub-folder named after `split` is used if there is one.
+        split: `train`, `val`, ...
+        transform: arguments of `timm.data.create_transform`.
+        class_map: file or dict from class name to label; None numbers the sorted names.
+        max_corrupt: how many unreadable images to tolerate.
+
+    Raises:
+        ValueError: `root` does not exist, or too many images are unreadable.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        transform: dict,
+        class_map: str | dict | None = None,
+        max_corrupt: int = 100,
+    ) -> None:
+        if not Path(root).exists():
+            raise ValueError(f"root={root!r}: expected an existing image folder or .tar file")
+        self.files = create_dataset("", root, split=split, class_map=class_map)
+        reader = self.files.reader
+        labels = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
+        classes = sorted(labels, key=labels.get)
+        super().__init__(len(self.files), classes, transform, max_corrupt)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        file, target = self.files.reader[index]
+        with file:
+            return Image.open(file).convert("RGB"), int(target)
+
+    def path(self, index: int) -> str:
+        return self.files.filename(index, absolute=True)

@@ -1,0 +1,63 @@
+"""Leaves the trained network as a folder that timm opens."""
+
+import tempfile
+from pathlib import Path
+
+import timm
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from timm.models import save_for_hf
+from torch import nn
+
+from ..atomic import write_atomic
+from ..runner import read_checkpoint
+
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+@HOOKS.register_module()
+class ExportHook(Hook):
+    """Writes `model.safetensors` and `config.json` of the best (else the last) weights.
+
+    `timm.create_model('local-dir:<work_dir>', pretrained=True)` loads them back. The config holds
+    the preprocessing of the validation set and the names of the classes.
+    """
+
+    priority = "LOWEST"
+
+    @master_only
+    def after_train(self, runner) -> None:
+        best = Path(runner.work_dir, "best.pth")
+        path = best if best.exists() else Path(runner.work_dir, "last.pth")
+        weights = read_checkpoint(path)["state_dict"]
+        network = timm.create_model(**{**runner.cfg.model.network, "pretrained": False})
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
+        dataset = runner.val_dataloader.dataset
+        data = {k: v for k, v in dataset.transform_args.items() if k in DATA_KEYS}
+        export_network(network, runner.work_dir, data, dataset.metainfo["classes"])
+
+
+def export_network(
+    network: nn.Module, folder: str | Path, data_config: dict, classes: tuple[str, ...]
+) -> None:
+    """Write `network` in timm's folder format; each file appears whole or not at all.
+
+    Args:
+        network: a model that `timm.create_model` built.
+        folder: where to; other files in it are left alone.
+        data_config: its preprocessing, in the words of `timm.data.create_transform`.
+        classes: names in the order of the logits.
+    """
+    extra = {"pretrained_cfg": {"num_classes": len(classes), "label_names": list(classes)}}
+    with tempfile.TemporaryDirectory() as temporary:
+        save_for_hf(
+            network,
+            temporary,
+            model_config=extra,
+            safe_serialization=True,
+            data_config=data_config,
+        )
+        for file in Path(temporary).iterdir():
+            write_atomic(Path(folder, file.name), file.read_bytes())

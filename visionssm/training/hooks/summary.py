@@ -1,0 +1,81 @@
+"""The run in one small JSON file."""
+
+import json
+import platform
+import time
+from pathlib import Path
+
+import mmengine
+import timm
+import torch
+from mmengine.dist import get_world_size, master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from visionssm.version import __version__
+
+from ..atomic import write_atomic
+
+SUMMARY_FILE = "summary.json"
+
+
+@HOOKS.register_module()
+class SummaryHook(Hook):
+    """Writes `summary.json` when training ends and adds to it what a test measures.
+
+    Keys: model, parameters, device, processes, versions, epochs, best_epoch, val (metrics of the
+    best epoch's monitor), train_seconds; after a test test_accuracy (a fraction), test (metrics),
+    test_dataset (its config) and seconds, of training and testing together.
+    """
+
+    priority = "LOWEST"
+
+    def before_run(self, runner) -> None:
+        self.started = time.monotonic()
+
+    @master_only
+    def after_train(self, runner) -> None:
+        network = runner.cfg.model.network
+        summary = {
+            "model": network.model_name,
+            "parameters": sum(p.numel() for p in runner.model.parameters()),
+            "device": _device_name(),
+            "processes": get_world_size(),
+            "versions": _versions(),
+            "epochs": runner.epoch,
+            "best_epoch": runner.message_hub.get_info("best_epoch"),
+            "best_validation_score": runner.message_hub.get_info("best_score"),
+            "train_seconds": round(time.monotonic() - self.started, 1),
+        }
+        _write(runner.work_dir, summary)
+
+    @master_only
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        path = Path(runner.work_dir, SUMMARY_FILE)
+        summary = json.loads(path.read_text()) if path.exists() else {}
+        test_seconds = time.monotonic() - self.started
+        summary |= {
+            "test_accuracy": metrics["top1"] / 100,
+            "test": metrics,
+            "test_dataset": runner.cfg.test_dataloader.dataset.to_dict(),
+            "seconds": round(summary.get("train_seconds", 0.0) + test_seconds, 1),
+        }
+        _write(runner.work_dir, summary)
+
+
+def _write(work_dir: str, summary: dict) -> None:
+    write_atomic(Path(work_dir, SUMMARY_FILE), (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "visionssm": __version__,
+        **{module.__name__: module.__version__ for module in (torch, timm, mmengine)},
+    }

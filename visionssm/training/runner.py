@@ -1,0 +1,96 @@
+"""mmengine's Runner, completed where training classifiers needs more."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+
+def read_checkpoint(path: str | Path, map_location: str | Callable = "cpu") -> dict:
+    """Load a checkpoint that one of our runs wrote, without running any code it might contain.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one that would need unpickling of foreign code.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"checkpoint {str(path)!r}: no such file")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} is damaged or holds more than tensors and plain data; "
+            f"convert it to safetensors where it was made: {error}"
+        ) from error
+
+
+def _not_about_mmengine_itself(record: logging.LogRecord) -> bool:
+    """False for the deprecations that mmengine's own saving of checkpoints provokes."""
+    return not any(name in record.getMessage() for name in ("FileClient", "HardDiskBackend"))
+
+
+@RUNNERS.register_module()
+class ClassificationRunner(Runner):
+    """Runner that also trains on several CPU processes, trusts no pickle and resumes exactly.
+
+    The console shows warnings and what `ProgressHook` says; the log file in
+    `work_dir/<timestamp>/` holds everything that mmengine logs.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Start the process group with gloo first where mmengine would demand CUDA."""
+        if self.launcher != "none" and not torch.cuda.is_available() and not is_distributed():
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args, **kwargs) -> logging.Logger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(max(handler.level, logging.WARNING))
+                handler.addFilter(_not_about_mmengine_itself)
+        return logger
+
+    def dump_config(self) -> None:
+        """Write the config into the work directory, unless this runner only tests."""
+        if self._train_dataloader is not None:
+            super().dump_config()
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap in DistributedDataParallel without device ids on the CPU, which takes none."""
+        if self.distributed and not torch.cuda.is_available():
+            cpu = {"type": "MMDistributedDataParallel", "broadcast_buffers": False}
+            model_wrapper_cfg = {**cpu, **(model_wrapper_cfg or {}), "device_ids": None}
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def load_checkpoint(
+        self, filename: str, map_location: str | Callable = "cpu", strict: bool = True, **_
+    ) -> dict:
+        """Load weights strictly: `RuntimeError` names every missing or unexpected key."""
+        checkpoint = read_checkpoint(filename, map_location)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(checkpoint["state_dict"], strict=True)
+        self._has_loaded = True
+        self.logger.info(f"Loaded {filename}")
+        return checkpoint
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Continue a run, which must be the same run: its schedule cannot change halfway.
+
+        Raises:
+            ValueError: the number of steps differs from that of the checkpoint's run.
+        """
+        super().resume(filename, *args, **kwargs)
+        saved = self.message_hub.get_info("max_iters")
+        if saved != self.max_iters:
+            raise ValueError(
+                f"cannot resume {filename}: its run has {saved} steps, this one {self.max_iters}. "
+                "Keep epochs, batch size, number of processes and data, or start a new run from "
+                "its weights with load_from"
+            )
