@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_network(folder: str) -> nn.Module:
+def load_network(folder: str) -> Any:
     """Build the exported model and load its safetensors strictly.
 
     Raises:

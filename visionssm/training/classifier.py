@@ -1,5 +1,7 @@
 """A timm model in the dress that mmengine's Runner expects."""
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ class ImageClassifier(BaseModel):
         grad_checkpointing: recompute activations in the backward pass to save memory.
         data_preprocessor: config; the default moves batches to the device.
     """
+
+    network: Any
 
     def __init__(
         self,
@@ -56,11 +60,13 @@ class ImageClassifier(BaseModel):
             float32 probabilities on the CPU, and `target`, int.
 
         Raises:
-            ValueError: unknown mode.
+            ValueError: unknown mode, or no targets where the mode needs them.
         """
         logits = self.network(inputs)
         if mode == "tensor":
             return logits
+        if targets is None:
+            raise ValueError(f"targets=None: expected labels in mode {mode!r}")
         if mode == "loss":
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
             return {"loss": loss}

@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -60,7 +61,7 @@ class ClassificationDataset(Dataset):
     def __getitem__(self, key: int | SeededIndex) -> dict:
         if isinstance(key, SeededIndex):
             seed_generators(key.seed)
-            key = key.index
+            key = key.item
         index, image, target = self._load_readable(key)
         return {"inputs": self.transform(image), "targets": target, "paths": self.path(index)}
 
@@ -96,7 +97,7 @@ class ImageFiles(ClassificationDataset):
         root: the folder or tar file; a sub-folder named after `split` is used if there is one.
         split: `train`, `val`, ...
         transform: arguments of `timm.data.create_transform`.
-        class_map: file or dict from class name to label; None numbers the sorted names.
+        class_map: dict from class name to label; None numbers the sorted names.
         max_corrupt: how many unreadable images to tolerate.
 
     Raises:
@@ -108,12 +109,12 @@ class ImageFiles(ClassificationDataset):
         root: str,
         split: str,
         transform: dict,
-        class_map: str | dict | None = None,
+        class_map: dict | None = None,
         max_corrupt: int = 100,
     ) -> None:
         if not Path(root).exists():
             raise ValueError(f"root={root!r}: expected an existing image folder or .tar file")
-        self.files = create_dataset("", root, split=split, class_map=class_map)
+        self.files: Any = create_dataset("", root, split=split, class_map=class_map or {})
         reader = self.files.reader
         labels = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
         classes = sorted(labels, key=labels.get)

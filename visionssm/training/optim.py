@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -33,13 +34,12 @@ class TimmParamGroups:
         if paramwise:
             raise ValueError(f"paramwise_cfg has {sorted(paramwise)}: expected only 'layer_decay'")
 
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        network = (model.module if is_model_wrapper(model) else model).network
-        params = self._groups(network)
+    def __call__(self, model: Any) -> OptimWrapper:
+        params = self._groups((model.module if is_model_wrapper(model) else model).network)
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": params})
         return OPTIM_WRAPPERS.build({**self.wrapper_cfg, "optimizer": optimizer})
 
-    def _groups(self, network: nn.Module) -> list[dict]:
+    def _groups(self, network: Any) -> list[dict]:
         weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
         skip = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
         if self.layer_decay is None:

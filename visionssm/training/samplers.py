@@ -15,7 +15,7 @@ from .randomness import derive_seed
 class SeededIndex(NamedTuple):
     """What `SeededSampler` yields and `ClassificationDataset` accepts."""
 
-    index: int
+    item: int
     seed: int
 
 

@@ -32,7 +32,7 @@ class LastAndBestHook(Hook):
         self.monitor = monitor
         self.interval_iters = interval_iters
 
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if self.monitor not in metrics:
             raise ValueError(f"monitor={self.monitor!r}: validation reports {sorted(metrics)}")
         best = runner.message_hub.get_info("best_score")

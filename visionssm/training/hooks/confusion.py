@@ -1,6 +1,7 @@
 """A picture of what a classifier confuses, with examples."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import collect_results, is_main_process
@@ -38,7 +39,7 @@ class ConfusionHook(Hook):
                 self.mistakes.append((score, output["target"], prediction, image))
         self.mistakes = sorted(self.mistakes, key=lambda mistake: -mistake[0])[: self.examples]
 
-    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner, metrics: dict[str, float]) -> None:
         dataset = runner.test_dataloader.dataset
         pairs = collect_results(self.pairs, len(dataset), "gpu")
         if is_main_process():
@@ -57,7 +58,7 @@ def draw_confusion(pairs: list, mistakes: list, classes: tuple[str, ...]):
     targets, predictions = torch.tensor(pairs).T
     matrix = torch.bincount(targets * len(classes) + predictions, minlength=len(classes) ** 2)
     matrix = matrix.reshape(len(classes), len(classes))
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    figure: Any = Figure(figsize=(12, 5.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
     _draw_matrix(left.subplots(), matrix, classes)
     accuracy = 100 * matrix.trace() / matrix.sum()

@@ -47,7 +47,7 @@ class MetricsLogHook(Hook):
         }
         self._append(runner, line)
 
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if getattr(self, "lines", None):
             self._append(runner, {**self.lines.pop(), "val": metrics})
 

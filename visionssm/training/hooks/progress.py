@@ -41,7 +41,7 @@ class ProgressHook(Hook):
         if not self.terminal and time.monotonic() - self.spoken > SECONDS_BETWEEN_LINES:
             self._say(f"{self._where(runner, runner.iter + 1)}  loss {loss:.4f}")
 
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if hasattr(self, "bar"):
             values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self._say(f"{self._where(runner, runner.iter)}  validation: {values}")
@@ -49,7 +49,7 @@ class ProgressHook(Hook):
     def after_train(self, runner) -> None:
         self.bar.close()
 
-    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner, metrics: dict[str, float]) -> None:
         if is_main_process():
             values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             print(f"test: {values}", flush=True)

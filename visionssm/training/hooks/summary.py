@@ -50,7 +50,7 @@ class SummaryHook(Hook):
         _write(runner.work_dir, summary)
 
     @master_only
-    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner, metrics: dict[str, float]) -> None:
         path = Path(runner.work_dir, SUMMARY_FILE)
         summary = json.loads(path.read_text()) if path.exists() else {}
         test_seconds = time.monotonic() - self.started

@@ -1,0 +1,5 @@
+"""VMamba-S[s1l20] on ImageNet-1k; published top-1 83.3 %."""
+
+_base_ = "../_base_/vmamba_imagenet_300e.py"
+
+model = dict(network=dict(model_name="vmamba_small_s1l20", drop_path_rate=0.3))
