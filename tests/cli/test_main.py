@@ -49,6 +49,11 @@ def test_missing_extra_is_one_sentence_with_the_pip_command(monkeypatch, capsys,
     assert f"pip install 'visionssm[{extra}]'" in capsys.readouterr().err
 
 
+def test_bad_input_is_one_message(capsys):
+    assert cli.main(["info", "no_such_model"]) == 2
+    assert capsys.readouterr().err.startswith("visionssm info: no model 'no_such_model'")
+
+
 def test_a_missing_module_of_no_extra_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "stub", CommandNeeding("visionssm.no_such_file"))
     with pytest.raises(ModuleNotFoundError):

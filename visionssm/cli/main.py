@@ -11,9 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import doctor
+from . import convert, doctor, info, list_models, predict
 
-COMMANDS = {"doctor": doctor}
+COMMANDS = {
+    "list": list_models,
+    "info": info,
+    "doctor": doctor,
+    "convert": convert,
+    "predict": predict,
+}
 EXTRA_OF_MODULE = {
     "cv2": "train",
     "matplotlib": "train",
@@ -33,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `visionssm COMMAND ...`; `argv` without the program's name, None for `sys.argv`.
 
     Returns:
-        The exit status: 0 when all went well, 1 when the command found a fault, 2 when a package of
-        an extra is missing, with the pip command that installs it on stderr.
+        The exit status: 0 when all went well, 1 when the command found a fault, 2 when it could not
+        run, with one message on stderr: what is wrong with the input (the ValueErrors that all our
+        code raises for that), or the pip command for the extra that is missing.
     """
     parser = argparse.ArgumentParser(
         prog="visionssm", description="Vision state-space models: inspect, check, convert, use."
@@ -46,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return COMMANDS[args.command].run(args)
+    except ValueError as error:
+        print(f"visionssm {args.command}: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRA_OF_MODULE:

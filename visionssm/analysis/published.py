@@ -1,0 +1,111 @@
+"""What papers and official repositories publish about the models here; nothing measured by us.
+
+FLOPs are as the source prints them. It counts a multiply-add of a matrix product or a convolution
+once, where `count_flops` counts two, and the scan's operations as `count_flops` does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import timm
+from timm.models import PretrainedCfg
+
+
+class Classification(NamedTuple):
+    """ImageNet-1K at the size of the pretrained cfg."""
+
+    model: str
+    published_name: str
+    top1: float
+    parameters: str
+    flops: str
+
+
+class Detection(NamedTuple):
+    """COCO val2017; AP of boxes and of masks."""
+
+    model: str
+    detector: str
+    parameters: str
+    flops: str
+    box_ap: float
+    mask_ap: float
+
+
+class Segmentation(NamedTuple):
+    """ADE20K validation; mIoU at a single scale and at multiple scales."""
+
+    model: str
+    segmentor: str
+    parameters: str
+    flops: str
+    miou: float
+    miou_multi_scale: float
+
+
+class Published(NamedTuple):
+    """All figures of one family, and where they stand."""
+
+    source: str
+    classification: tuple[Classification, ...]
+    detection: tuple[Detection, ...]
+    segmentation: tuple[Segmentation, ...]
+
+
+VMAMBA = Published(
+    source="https://github.com/MzeroMiko/VMamba/blob/2ed52ea/assets/performance.md",
+    classification=(
+        Classification("vanilla_vmamba_tiny", "Vanilla-VMamba-T", 82.2, "23M", "5.6G"),
+        Classification("vanilla_vmamba_small", "Vanilla-VMamba-S", 83.5, "44M", "11.2G"),
+        Classification("vanilla_vmamba_base", "Vanilla-VMamba-B", 83.7, "76M", "18.0G"),
+        Classification("vmamba_tiny_s2l5", "VMamba-T[s2l5]", 82.5, "31M", "4.9G"),
+        Classification("vmamba_small_s2l15", "VMamba-S[s2l15]", 83.6, "50M", "8.7G"),
+        Classification("vmamba_base_s2l15", "VMamba-B[s2l15]", 83.9, "89M", "15.4G"),
+        Classification("vmamba_tiny_s1l8", "VMamba-T[s1l8]", 82.6, "30M", "4.9G"),
+        Classification("vmamba_small_s1l20", "VMamba-S[s1l20]", 83.3, "49M", "8.6G"),
+        Classification("vmamba_base_s1l20", "VMamba-B[s1l20]", 83.8, "87M", "15.2G"),
+    ),
+    detection=(
+        Detection("vanilla_vmamba_tiny", "Mask R-CNN 1x", "42M", "286G", 46.5, 42.1),
+        Detection("vanilla_vmamba_small", "Mask R-CNN 1x", "64M", "400G", 48.2, 43.0),
+        Detection("vanilla_vmamba_base", "Mask R-CNN 1x", "96M", "540G", 48.6, 43.3),
+        Detection("vmamba_tiny_s2l5", "Mask R-CNN 1x", "50M", "270G", 47.4, 42.7),
+        Detection("vmamba_small_s2l15", "Mask R-CNN 1x", "70M", "384G", 48.7, 43.7),
+        Detection("vmamba_base_s2l15", "Mask R-CNN 1x", "108M", "485G", 49.2, 44.1),
+        Detection("vmamba_base_s2l15", "Mask R-CNN 1x, batch 8", "108M", "485G", 49.2, 43.9),
+        Detection("vmamba_tiny_s1l8", "Mask R-CNN 1x", "50M", "271G", 47.3, 42.7),
+        Detection("vanilla_vmamba_tiny", "Mask R-CNN 3x", "42M", "286G", 48.5, 43.2),
+        Detection("vanilla_vmamba_small", "Mask R-CNN 3x", "64M", "400G", 49.7, 44.0),
+        Detection("vmamba_tiny_s2l5", "Mask R-CNN 3x", "50M", "270G", 48.9, 43.7),
+        Detection("vmamba_small_s2l15", "Mask R-CNN 3x", "70M", "384G", 49.9, 44.2),
+        Detection("vmamba_tiny_s1l8", "Mask R-CNN 3x", "50M", "271G", 48.8, 43.7),
+    ),
+    segmentation=(
+        Segmentation("vanilla_vmamba_tiny", "UPerNet 160k", "55M", "964G", 47.3, 48.3),
+        Segmentation("vanilla_vmamba_small", "UPerNet 160k", "76M", "1081G", 49.5, 50.5),
+        Segmentation("vanilla_vmamba_base", "UPerNet 160k", "110M", "1226G", 50.0, 51.3),
+        Segmentation("vmamba_tiny_s2l5", "UPerNet 160k", "62M", "948G", 48.3, 48.6),
+        Segmentation("vmamba_small_s2l15", "UPerNet 160k", "82M", "1028G", 50.6, 51.2),
+        Segmentation("vmamba_base_s2l15", "UPerNet 160k", "122M", "1170G", 51.0, 51.6),
+        Segmentation("vmamba_tiny_s1l8", "UPerNet 160k", "62M", "949G", 47.9, 48.8),
+    ),
+)
+FAMILIES = {"vmamba": VMAMBA}
+
+
+def pretrained_cfg(model: str) -> PretrainedCfg:
+    """Weights, licence and preprocessing of a registered model; ValueError for another name."""
+    cfg = timm.get_pretrained_cfg(model)
+    if cfg is None:
+        raise ValueError(f"model: no registered model is called {model!r}")
+    return cfg
+
+
+def published_accuracy(model: str) -> tuple[float, str] | None:
+    """Published ImageNet top-1 (%) of a registered model and its source; None without weights."""
+    for family in FAMILIES.values():
+        for row in family.classification:
+            if row.model == model:
+                return row.top1, family.source
+    return None
