@@ -66,7 +66,7 @@ def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) 
         raise ValueError(f"routes: expected ({k}, s) or ({b}, {k}, s), got {_shape(routes)}")
     if routes.shape[-1] == 0:
         raise ValueError("routes: expected at least one step, got none")
-    # Values are data: they can be read where reading is free, but not while tracing and not on a GPU.
+    # Values can be read where reading is free: not while tracing and not on a GPU.
     if device.type != "cpu" or torch.compiler.is_compiling() or type(routes) is not Tensor:
         return
     low, high = int(routes.min()), int(routes.max())

@@ -89,9 +89,10 @@ def _forward(
             u, delta, A, B, C, D, delta_bias, routes,
             delta_softplus, reduce_sum, complete, save_states,
         )  # fmt: skip
-    y, last_state = torch_impl.selective_scan_forward(
-        u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum
-    )
+    with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
+        y, last_state = torch_impl.selective_scan_forward(
+            u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum
+        )
     return y, last_state, last_state.new_empty(0)
 
 
@@ -105,7 +106,8 @@ def _backward(
 
         grads = triton_impl.selective_scan_backward(*inputs, states, delta_softplus, complete)
     else:
-        grads = torch_impl.selective_scan_backward(*inputs, delta_softplus)
+        with torch.autocast(u.device.type, enabled=False):
+            grads = torch_impl.selective_scan_backward(*inputs, delta_softplus)
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -171,7 +173,7 @@ torch.library.register_autograd(
 
 
 def _scan_flops(delta_shape, A_shape, D_shape, routes_shape) -> int:
-    """9 operations a step, channel and state (decay, exp, input, update, readout), 2 for the skip."""
+    """9 operations a step, channel and state (exp, decay, input, update, readout), 2 for D."""
     b, k, l, d = delta_shape
     steps = l if routes_shape is None else routes_shape[-1]
     return b * k * steps * d * (9 * A_shape[-1] + (2 if D_shape is not None else 0))

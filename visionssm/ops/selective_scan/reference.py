@@ -25,16 +25,16 @@ def gather_steps(x: Tensor, routes: Tensor | None) -> Tensor:
 
 
 def scatter_steps(x: Tensor, routes: Tensor | None, num_tokens: int) -> Tensor:
-    """Inverse of `gather_steps`: steps (b, k, s, c) back to token rows (b, k, l, c).
+    """Inverse of `gather_steps`: steps (b, k, s, c) back to token rows (b, k, l, c), contiguous.
 
     Steps of -1 are dropped; tokens that no step visits are zero.
     """
     if routes is None:
-        return x
+        return x.contiguous()
     rows = routes.long().where(routes >= 0, num_tokens)  # -1 lands in a spare row, cut off below
     rows = rows[..., None].expand(x.shape[0], x.shape[1], -1, x.shape[-1])
     out = x.new_zeros(x.shape[0], x.shape[1], num_tokens + 1, x.shape[-1])
-    return out.scatter(2, rows, x)[:, :, :num_tokens]
+    return out.scatter(2, rows, x)[:, :, :num_tokens].contiguous()
 
 
 def selective_scan_reference(

@@ -1,13 +1,13 @@
 """Selective scan in chunked PyTorch: any device, any real dtype, traceable.
 
-The recurrence h_t = a_t h_(t-1) + x_t is linear, so the length is cut into c chunks of T steps that
-advance side by side: T steps from a zero state give each chunk's end, c steps carry the ends across
-chunks (h_end = exp(A sum dt) h_start + end), and T more steps from the right starts give every h_t.
-2 T + c tensor operations replace c T. Long inputs are taken a block of steps at a time, which bounds
-the memory; only the block's first state is kept for the backward pass.
+The recurrence h_t = a_t h_(t-1) + x_t is linear, so the length is cut into c chunks of T steps
+that advance side by side: T steps from a zero state give each chunk's end, c steps carry the ends
+across chunks (h_end = exp(A sum dt) h_start + end), and T more steps from the right starts give
+every h_t. 2 T + c tensor operations replace c T. Long inputs are taken a block of steps at a time,
+which bounds the memory; only the block's first state is kept for the backward pass.
 
-Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the same recurrence run from
-the end with step sizes shifted by one, then
+Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the same recurrence run
+from the end with step sizes shifted by one, then
 
     gC_t = sum_d gy_t h_t              gB_t  = sum_d g_t dt_t u_t
     gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, A a_t h_(t-1) + B_t u_t>
@@ -56,7 +56,7 @@ def selective_scan_forward(
     A = A.to(compute_dtype(u))
     steps = _in_step_order(u, delta, B, C, delta_bias, routes, delta_softplus, A.dtype)
     y = torch.empty_like(steps.dt)
-    state = steps.dt.new_zeros(*A[None].expand(u.shape[0], -1, -1, -1).shape)
+    state = steps.dt.new_zeros(u.shape[0], *A.shape)
     for begin, end in _blocks(steps.dt, A):
         dt, Bx, Cx = (t[:, :, begin:end] for t in (steps.dt, steps.B, steps.C))
         x = (dt * steps.u[:, :, begin:end])[..., None] * Bx[..., None, :]
@@ -81,7 +81,7 @@ def selective_scan_backward(
     routes: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias); grad_y is (b, k, l, d), its k may be a view."""
+    """Gradients of (u, delta, A, B, C, D, delta_bias); grad_y (b, k, l, d) may be a view."""
     b, _, l, _ = u.shape
     num_routes = delta.shape[1]
     routes = _with_batch_axis(routes)
@@ -192,7 +192,7 @@ def _recurrence(
     for t in order:
         h = torch.addcmul(x[:, :, :, t], decay[:, :, :, t], h)
         x[:, :, :, t] = h
-    last = h[:, :, 0 if reverse else -1]
+    last = h[:, :, 0 if reverse else -1].clone()
     x = x.flatten(2, 3)
     if pad:
         x = x[:, :, pad:] if reverse else x[:, :, :s]

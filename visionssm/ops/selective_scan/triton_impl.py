@@ -41,6 +41,7 @@ BLOCK_D = 32  # channels a program: one warp, a thread each
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
+MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -93,9 +94,7 @@ def _load_rows(p, token, stride_l, o_d, mask):
 
 
 @triton.jit
-def _step_sizes(
-    p_delta, token, stride_l, o_d, mask, m_s, bias, SOFTPLUS: tl.constexpr
-):
+def _step_sizes(p_delta, token, stride_l, o_d, mask, m_s, bias, SOFTPLUS: tl.constexpr):
     """delta + bias and the step size; zero where the step does not exist."""
     pre = _load_rows(p_delta, token, stride_l, o_d, mask) + bias[None, :]
     dt = _softplus(pre) if SOFTPLUS else pre
@@ -382,7 +381,19 @@ def selective_scan_forward(
 
 
 def selective_scan_backward(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states, delta_softplus, complete
+    grad_y,
+    grad_last_state,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    delta_bias,
+    routes,
+    states,
+    delta_softplus,
+    complete,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of (u, delta, A, B, C, D, delta_bias)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
@@ -426,7 +437,7 @@ class _Call:
         self.flags = dict(
             N=self.sizes[4], BD=self.block_d, VEC=triton.cdiv(self.block_d, 32), TILE=TILE,
             HAS_ROUTES=routes is not None, HAS_D=D is not None, HAS_BIAS=delta_bias is not None,
-            SOFTPLUS=delta_softplus, WIDE=l * max(widest, d, self.sizes[4]) >= 2**31,
+            SOFTPLUS=delta_softplus, WIDE=l * max(widest, d, self.sizes[4]) > MAX_INT32_OFFSET,
             num_warps=1,
         )  # fmt: skip
 

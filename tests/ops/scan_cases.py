@@ -1,0 +1,83 @@
+"""Random problems and the error bound that the selective-scan tests share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from visionssm.ops import selective_scan
+
+INPUTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+
+
+def make_inputs(
+    b, k, l, d, n, *, dtype=torch.float32, device="cpu", shared_u=True, seed=0
+) -> dict[str, Tensor]:
+    """Inputs at the scale models see: step sizes around 0.1, decay rates in (0.1, 1.1)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape, dtype=dtype):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    parameter = torch.promote_types(dtype, torch.float32)
+    inputs = {
+        "u": randn(b, 1 if shared_u else k, l, d),
+        "delta": randn(b, k, l, d),
+        "A": -(0.1 + randn(k, d, n, dtype=parameter).abs()),
+        "B": randn(b, k, l, n),
+        "C": randn(b, k, l, n),
+        "D": randn(k, d, dtype=parameter),
+        "delta_bias": randn(k, d, dtype=parameter) - 2,
+    }
+    return {name: t.requires_grad_() for name, t in inputs.items()}
+
+
+def random_routes(k: int, l: int, *, steps: int | None = None, batch: int | None = None, seed=0):
+    """Random permutations cut to `steps`, every seventh step turned into padding if cut."""
+    generator = torch.Generator().manual_seed(seed)
+    count = k * (batch or 1)
+    routes = torch.stack([torch.randperm(l, generator=generator) for _ in range(count)]).int()
+    if steps is not None:
+        routes = routes[:, :steps].clone()
+        routes[:, ::7] = -1
+    return routes.view(batch, k, -1) if batch else routes
+
+
+def outputs_and_gradients(inputs: dict[str, Tensor], *, seed=1, **kwargs) -> dict[str, Tensor]:
+    """y, the last state, and the gradients of a random linear function of both."""
+    y, last_state = selective_scan(**inputs, return_last_state=True, **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+
+    def weight(t: Tensor) -> Tensor:  # the same number in every dtype that is compared
+        return torch.randn(t.shape, generator=generator).bfloat16().to(y.device, t.dtype)
+
+    loss = (y * weight(y)).double().sum() + (last_state * weight(last_state)).double().sum()
+    gradients = torch.autograd.grad(loss, list(inputs.values()))
+    results = {"y": y, "last_state": last_state}
+    results |= {f"grad_{name}": g for name, g in zip(inputs, gradients, strict=True)}
+    return {name: t.detach() for name, t in results.items()}
+
+
+def to_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values in float64: what a low-precision scan is compared with."""
+    return {name: t.detach().double().requires_grad_() for name, t in inputs.items()}
+
+
+def assert_results_close(actual: dict[str, Tensor], exact: dict[str, Tensor], length: int) -> None:
+    """Compare with a float64 result of the same (already rounded) inputs, in relative norm.
+
+    Arithmetic is float32: a scan's rounding errors add up like a random walk that the decay cuts
+    short, so at most like sqrt(length) units, and 32 covers the terms of a step and the sums over
+    channels. On top comes one rounding of the result to its own dtype.
+    """
+    for name, expected in exact.items():
+        got = actual[name]
+        assert got.shape == expected.shape, name
+        bound = 2.0**-24 * (32 + math.sqrt(length))
+        if got.dtype in (torch.bfloat16, torch.float16):
+            bound += torch.finfo(got.dtype).eps / 2
+        scale = expected.double().norm().clamp_min(1e-30)
+        error = float((got.double() - expected.double()).norm() / scale)
+        assert error <= bound, f"{name}: relative error {error:.2e} above {bound:.2e}"

@@ -1,0 +1,90 @@
+"""The operator under opcheck, torch.compile, torch.export, autocast and FLOP counting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.ops.scan_cases import make_inputs, random_routes
+from visionssm.ops import selective_scan
+from visionssm.ops.selective_scan.op import resolve_implementation
+
+
+def _op_args(implementation, n=2, save_states=True):
+    inputs = make_inputs(2, 2, 18, 3, n)
+    return (
+        *inputs.values(), random_routes(2, 18), True, True, True, save_states, implementation,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_opcheck(implementation):
+    op = torch.ops.visionssm.selective_scan.default
+    torch.library.opcheck(op, _op_args(implementation))
+    torch.library.opcheck(op, _op_args(implementation, n=5))
+    with torch.no_grad():
+        args = _op_args(implementation, save_states=False)
+        y, _, states = op(*args)
+    tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:8]]
+    grad_y = torch.randn_like(y)[:, None].expand(2, 2, 18, 3)
+    torch.library.opcheck(
+        torch.ops.visionssm.selective_scan_backward.default,
+        (grad_y, None, *tensors, states, True, True, implementation),
+    )
+
+
+@pytest.mark.gpu
+def test_opcheck_on_gpu():
+    args = [
+        t.detach().cuda().requires_grad_(t.is_floating_point()) if torch.is_tensor(t) else t
+        for t in _op_args("auto")
+    ]
+    torch.library.opcheck(torch.ops.visionssm.selective_scan.default, tuple(args))
+
+
+def test_compiles_without_graph_breaks():
+    inputs = make_inputs(1, 2, 12, 4, 1)
+    routes = random_routes(2, 12)
+
+    def loss(u, delta, A, B, C, D, delta_bias):
+        y = selective_scan(u, delta, A, B, C, D, delta_bias, routes=routes, reduce="sum")
+        return y.square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(loss(*inputs.values()), list(inputs.values()))
+    actual = torch.autograd.grad(compiled(*inputs.values()), list(inputs.values()))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_exports():
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            return selective_scan(u, delta, A, B, C)
+
+    inputs = tuple(list(make_inputs(1, 2, 12, 4, 1).values())[:5])
+    program = torch.export.export(Scan(), inputs)
+    torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
+
+
+def test_autocast_leaves_the_scan_alone():
+    inputs = make_inputs(1, 1, 12, 4, 2)
+    mixed = {**inputs, "u": inputs["u"].bfloat16(), "B": inputs["B"].bfloat16()}
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = selective_scan(**mixed)
+    assert torch.equal(inside, selective_scan(**mixed))
+
+
+def test_flop_formula():
+    inputs = make_inputs(2, 2, 10, 3, 4)
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(**inputs)
+    assert counter.get_total_flops() == 2 * 2 * 10 * 3 * (9 * 4 + 2)
+
+
+def test_resolution_by_device_and_dtype():
+    assert resolve_implementation("auto", torch.device("cpu"), torch.float32) == "torch"
+    assert resolve_implementation("auto", torch.device("cuda"), torch.bfloat16) == "triton"
+    assert resolve_implementation("auto", torch.device("cuda"), torch.float64) == "torch"
+    assert resolve_implementation("reference", torch.device("cuda"), torch.float32) == "reference"

@@ -1,0 +1,280 @@
+"""Selective scan on CPU: reference, chunked PyTorch, and the Triton kernels interpreted."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.ops.scan_cases import (
+    assert_results_close,
+    make_inputs,
+    outputs_and_gradients,
+    random_routes,
+    to_double,
+)
+from visionssm.ops import selective_scan
+
+torch_impl = importlib.import_module("visionssm.ops.selective_scan.torch_impl")
+triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
+
+SHAPES = [  # b, k, l, d, n: odd lengths and widths, one and several channel blocks and tiles
+    (1, 1, 1, 1, 1),
+    (2, 2, 37, 5, 1),
+    (1, 3, 20, 33, 2),
+    (2, 1, 17, 4, 5),
+]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Uninitialised memory reads as NaN, so an output that is never written shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("routing", ["identity", "permutation", "partial", "per_image"])
+def test_equals_reference(implementation, shape, routing):
+    b, k, l, d, n = shape
+    routes = {
+        "identity": None,
+        "permutation": random_routes(k, l),
+        "partial": random_routes(k, l, steps=max(1, l // 2)),
+        "per_image": random_routes(k, l, batch=b),
+    }[routing]
+    inputs = make_inputs(*shape)
+    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="reference")
+    actual = outputs_and_gradients(inputs, routes=routes, implementation=implementation)
+    assert_results_close(actual, exact, l)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_once(implementation, dtype):
+    inputs = make_inputs(2, 2, 37, 6, 2, dtype=dtype)
+    exact = outputs_and_gradients(to_double(inputs), reduce="sum", implementation="reference")
+    actual = outputs_and_gradients(inputs, reduce="sum", implementation=implementation)
+    assert actual["y"].dtype == dtype
+    assert actual["last_state"].dtype == torch.float32
+    if implementation == "reference":  # its gradients are autograd's, rounded where casts are
+        actual = {name: t for name, t in actual.items() if not name.startswith("grad")}
+        exact = {name: exact[name] for name in actual}
+    assert_results_close(actual, exact, 37)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_sum_is_the_sum_of_the_routes(implementation):
+    inputs = make_inputs(2, 3, 21, 6, 2)
+    routes = random_routes(3, 21)
+    each = selective_scan(**inputs, routes=routes, implementation=implementation)
+    total = selective_scan(**inputs, routes=routes, implementation=implementation, reduce="sum")
+    torch.testing.assert_close(total, each.sum(1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_optional_inputs(implementation):
+    inputs = make_inputs(1, 2, 19, 6, 2)
+    inputs = {name: inputs[name] for name in ("u", "delta", "A", "B", "C")}
+    with torch.no_grad():
+        inputs["delta"].abs_()  # step sizes are given: keep them positive
+    exact = outputs_and_gradients(
+        to_double(inputs), delta_softplus=False, implementation="reference"
+    )
+    actual = outputs_and_gradients(inputs, delta_softplus=False, implementation=implementation)
+    assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_strided_views_need_no_copy_by_the_caller(implementation):
+    b, k, l, d, n = 2, 3, 18, 5, 2
+    packed = torch.randn(b, l, k, d + 2 * n)
+    delta, B, C = packed.transpose(1, 2).split([d, n, n], dim=-1)  # channel splits as views
+    inputs = make_inputs(b, k, l, d, n)
+    views = {**inputs, "delta": delta, "B": B, "C": C, "u": inputs["u"].expand(b, k, l, d)}
+    copies = {name: t.contiguous() for name, t in views.items()}
+    channel_first = {**copies, "u": copies["u"].transpose(2, 3).contiguous().transpose(2, 3)}
+    expected = selective_scan(**copies, implementation=implementation)
+    for variant in (views, channel_first):
+        actual = selective_scan(**variant, implementation=implementation)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@settings(max_examples=12, deadline=None)
+@given(l=st.integers(1, 40), n=st.integers(1, 3), seed=st.integers(0, 1000))
+def test_route_equals_permuting_the_input(implementation, l, n, seed):
+    inputs = {name: t.detach() for name, t in make_inputs(1, 1, l, 4, n, seed=seed).items()}
+    routes = random_routes(1, l, seed=seed)
+    order = routes[0].long()
+    permuted = {
+        name: t[:, :, order] if name in ("u", "delta", "B", "C") else t
+        for name, t in inputs.items()
+    }
+    along_route = selective_scan(**inputs, routes=routes, implementation=implementation)
+    in_order = selective_scan(**permuted, implementation=implementation)
+    assert torch.equal(along_route[:, :, order], in_order)
+
+
+@settings(max_examples=20, deadline=None)
+@given(l=st.integers(1, 100), step=st.integers(1, 100), block=st.integers(1, 100))
+def test_chunking_changes_nothing_in_torch(l, step, block):
+    inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64)
+    exact = outputs_and_gradients(inputs, implementation="reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_impl, "STEP_ELEMENTS", 12 * step)
+        patch.setattr(torch_impl, "BLOCK_ELEMENTS", 12 * block)
+        actual = outputs_and_gradients(inputs, implementation="torch")
+    for name, expected in exact.items():
+        torch.testing.assert_close(actual[name], expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("segment", [16, 48])
+def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment):
+    inputs = make_inputs(1, 2, 70, 5, n)
+    routes = random_routes(2, 70)
+    monkeypatch.setattr(
+        triton_impl, "_split_length", lambda length, *_: (-(-length // segment), segment)
+    )
+    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="reference")
+    actual = outputs_and_gradients(inputs, routes=routes, implementation="triton")
+    assert_results_close(actual, exact, 70)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_zero_step_size_is_the_identity(implementation):
+    inputs = make_inputs(1, 1, 30, 3, 2)
+    delta = torch.rand(1, 1, 30, 3)
+    delta[:, :, 10:] = 0
+    call = {**inputs, "delta": delta, "D": None, "delta_bias": None}
+    _, end = selective_scan(
+        **call, delta_softplus=False, return_last_state=True, implementation=implementation
+    )
+    first = {
+        name: t[:, :, :10] if name in ("u", "delta", "B", "C") else t for name, t in call.items()
+    }
+    _, at_10 = selective_scan(
+        **first, delta_softplus=False, return_last_state=True, implementation=implementation
+    )
+    torch.testing.assert_close(end, at_10)  # chunks differ, so rounding may
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_huge_step_sizes_stay_finite(implementation):
+    inputs = make_inputs(1, 2, 25, 3, 2)
+    with torch.no_grad():
+        inputs["delta"][:, :, ::3] = 1e4
+        inputs["delta"][:, :, 1::3] = -1e4
+    results = outputs_and_gradients(inputs, implementation=implementation)
+    assert all(t.isfinite().all() for t in results.values())
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_nan_is_not_hidden(implementation):
+    inputs = {name: t.detach() for name, t in make_inputs(1, 1, 10, 2, 1).items()}
+    inputs["delta"][0, 0, 4, 0] = float("nan")
+    y = selective_scan(**inputs, implementation=implementation)
+    assert y[0, 0, 4:, 0].isnan().all()
+    assert y[0, 0, :, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_padding_steps_let_time_pass(implementation):
+    """A padding step decays the state like a token of zeros and touches no row."""
+    inputs = {name: t.detach() for name, t in make_inputs(1, 1, 3, 4, 2).items()}
+    routes = torch.tensor([[0, -1, 1]], dtype=torch.int32)
+    y, last = selective_scan(
+        **inputs, routes=routes, return_last_state=True, implementation=implementation
+    )
+    with_zeros = dict(inputs)
+    for name in ("u", "delta", "B", "C"):
+        rows = inputs[name]
+        with_zeros[name] = torch.stack(
+            [rows[:, :, 0], torch.zeros_like(rows[:, :, 0]), rows[:, :, 1]], dim=2
+        )
+    y_zeros, last_zeros = selective_scan(
+        **with_zeros, return_last_state=True, implementation=implementation
+    )
+    torch.testing.assert_close(y[:, :, :2], y_zeros[:, :, [0, 2]])
+    torch.testing.assert_close(last, last_zeros)
+    assert (y[:, :, 2] == 0).all()  # visited by no step
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_same_bits_every_run(implementation):
+    inputs = make_inputs(2, 2, 33, 6, 2)
+    runs = [outputs_and_gradients(inputs, implementation=implementation) for _ in range(2)]
+    for name in runs[0]:
+        assert torch.equal(runs[0][name], runs[1][name]), name
+
+
+def test_gradcheck_in_float64():
+    inputs = make_inputs(1, 2, 6, 2, 2, dtype=torch.float64)
+    routes = random_routes(2, 6, steps=5)
+
+    def scan(*tensors):
+        return selective_scan(*tensors, routes=routes, return_last_state=True)
+
+    assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
+
+
+def test_saved_states_are_optional():
+    """Above MAX_SAVED_STATE_SIZE the backward pass recomputes them: same gradients either way."""
+    inputs = make_inputs(1, 1, 40, 3, 2)
+    saved = outputs_and_gradients(inputs, implementation="triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_impl, "MAX_SAVED_STATE_SIZE", 1)
+        recomputed = outputs_and_gradients(inputs, implementation="triton")
+    for name in saved:
+        assert torch.equal(saved[name], recomputed[name]), name
+
+
+def test_wide_offsets(monkeypatch):
+    """Tensors past 2^31 elements take 64-bit offsets; the same kernel at a small size."""
+    inputs = make_inputs(1, 1, 20, 3, 1)
+    expected = selective_scan(**inputs, implementation="triton")
+    monkeypatch.setattr(triton_impl, "MAX_INT32_OFFSET", 1)
+    assert torch.equal(selective_scan(**inputs, implementation="triton"), expected)
+
+
+BAD_CALLS = [
+    ("u", {"u": torch.zeros(1, 1, 4, 3)}, r"u: expected \(1, 1 or 2, 5, 3\), got \(1, 1, 4, 3\)"),
+    ("delta", {"delta": torch.zeros(2, 5, 3)}, "delta: expected 4 dimensions"),
+    ("A", {"A": torch.zeros(2, 3, 65)}, "A: expected"),
+    ("A dtype", {"A": torch.zeros(2, 3, 1, dtype=torch.complex64)}, "A: expected a real"),
+    ("B", {"B": torch.zeros(1, 2, 5, 2)}, "B: expected"),
+    ("C", {"C": torch.zeros(1, 2, 4, 1)}, "C: expected"),
+    ("D", {"D": torch.zeros(6)}, r"D: expected \(2, 3\), got \(6,\)"),
+    ("delta_bias", {"delta_bias": torch.zeros(3)}, "delta_bias: expected"),
+    ("u dtype", {"u": torch.zeros(1, 2, 5, 3, dtype=torch.int64)}, "u: expected a real floating"),
+    ("device", {"B": torch.zeros(1, 2, 5, 1, device="meta")}, "B: expected device cpu"),
+    ("reduce", {"reduce": "mean"}, "reduce: expected 'none' or 'sum', got 'mean'"),
+    ("implementation", {"implementation": "cuda"}, "implementation: expected one of"),
+    ("routes shape", {"routes": torch.zeros(3, 5, dtype=torch.int32)}, "routes: expected"),
+    ("routes dtype", {"routes": torch.zeros(2, 5)}, "routes: expected int32 or int64"),
+    ("routes high", {"routes": torch.full((2, 1), 5)}, r"routes: expected indices in \[-1, 5\)"),
+    ("routes low", {"routes": torch.full((2, 1), -2)}, r"routes: expected indices"),
+    ("routes twice", {"routes": torch.zeros(2, 2, dtype=torch.int64)}, "more than once"),
+    ("routes empty", {"routes": torch.zeros(2, 0, dtype=torch.int64)}, "at least one step"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [c[1:] for c in BAD_CALLS], ids=[c[0] for c in BAD_CALLS]
+)
+def test_bad_arguments_are_named(change, message):
+    inputs = make_inputs(1, 2, 5, 3, 1, shared_u=False)
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**{**inputs, **change})
+
+
+def test_triton_refuses_float64():
+    inputs = make_inputs(1, 1, 5, 3, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="u: the Triton implementation computes in float32"):
+        selective_scan(**inputs, implementation="triton")

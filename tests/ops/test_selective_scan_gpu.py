@@ -1,0 +1,77 @@
+"""The Triton kernels on a CUDA device: dtypes, odd and long lengths, poisoned outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.ops.scan_cases import (
+    assert_results_close,
+    make_inputs,
+    outputs_and_gradients,
+    random_routes,
+    to_double,
+)
+from visionssm.ops import selective_scan
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [1, 37, 63, 500, 1000, 3136, 16384])
+@pytest.mark.parametrize(("k", "d", "n"), [(4, 40, 1), (2, 33, 16), (1, 65, 7)])
+def test_equals_float64(dtype, length, k, d, n):
+    inputs = make_inputs(2, k, length, d, n, dtype=dtype, device="cuda")
+    routes = random_routes(k, length).cuda()
+    # The float64 side is chunked PyTorch, itself held to the loop by the CPU tests.
+    exact = outputs_and_gradients(
+        to_double(inputs), routes=routes, reduce="sum", implementation="torch"
+    )
+    actual = outputs_and_gradients(inputs, routes=routes, reduce="sum")
+    assert_results_close(actual, exact, length)
+    again = outputs_and_gradients(inputs, routes=routes, reduce="sum")
+    assert all(torch.equal(actual[name], again[name]) for name in actual)
+
+
+@pytest.mark.parametrize("n", [1, 16, 64])
+def test_partial_and_per_image_routes(n):
+    inputs = make_inputs(3, 2, 300, 48, n, device="cuda")
+    for routes in (random_routes(2, 300, steps=150), random_routes(2, 300, batch=3)):
+        exact = outputs_and_gradients(
+            to_double(inputs), routes=routes.cuda(), implementation="torch"
+        )
+        actual = outputs_and_gradients(inputs, routes=routes.cuda())
+        assert_results_close(actual, exact, 300)
+
+
+def test_long_sequence_of_one_image():
+    inputs = make_inputs(1, 4, 65536, 96, 1, dtype=torch.bfloat16, device="cuda")
+    routes = random_routes(4, 65536).cuda()
+    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="torch")
+    actual = outputs_and_gradients(inputs, routes=routes, complete=True)
+    assert_results_close(actual, exact, 65536)
+
+
+def test_index_out_of_range_is_a_padding_step():
+    inputs = make_inputs(1, 1, 40, 8, 2, device="cuda")
+    routes = torch.arange(40, dtype=torch.int32, device="cuda")[None].clone()
+    padded = routes.clone()
+    routes[0, 5], padded[0, 5] = 1 << 30, -1
+    actual = selective_scan(**inputs, routes=routes)
+    assert torch.equal(actual, selective_scan(**inputs, routes=padded))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_runs_on_the_tensors_device():
+    inputs = make_inputs(1, 2, 100, 8, 1, device="cuda:1")
+    assert torch.cuda.current_device() == 0
+    results = outputs_and_gradients(inputs)
+    exact = outputs_and_gradients(to_double(inputs), implementation="torch")
+    assert_results_close(results, exact, 100)
