@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from timm.layers.typing import LayerType
 from torch import Tensor, nn
+
+from .typing import Layer
 
 
 class ConvDownsample(nn.Module):
@@ -17,7 +18,7 @@ class ConvDownsample(nn.Module):
         dim: int,
         out_dim: int,
         kernel_size: int = 3,
-        norm_layer: LayerType = nn.LayerNorm,
+        norm_layer: Layer = nn.LayerNorm,
         device=None,
         dtype=None,
     ):
@@ -25,7 +26,7 @@ class ConvDownsample(nn.Module):
         dd = {"device": device, "dtype": dtype}
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride=2, padding=padding, **dd)
-        self.conv_norm = norm_layer(out_dim, **dd)
+        self.norm = norm_layer(out_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv_norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

@@ -6,12 +6,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers.typing import LayerType
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from visionssm.ops import selective_scan
 from visionssm.scans import get_scan, scan_routes
+
+from .typing import Layer
 
 # Both look at sizes and devices, so a symbolic trace keeps them as single calls.
 register_notrace_function(selective_scan)
@@ -64,9 +65,9 @@ class SS2D(nn.Module):
         conv_bias: bool = True,
         gate: bool = True,
         gate_act: bool = True,
-        act_layer: type[nn.Module] = nn.SiLU,
-        out_act_layer: type[nn.Module] | None = None,
-        norm_layer: LayerType = nn.LayerNorm,
+        act_layer: Layer = nn.SiLU,
+        out_act_layer: Layer | None = None,
+        norm_layer: Layer = nn.LayerNorm,
         drop: float = 0.0,
         scan: str = "cross_scan",
         init: str = "v0",
@@ -91,7 +92,7 @@ class SS2D(nn.Module):
         k = self.num_routes
 
         self.in_proj = nn.Linear(dim, d_inner * (2 if gate else 1), bias=False, **dd)
-        self.conv2d = nn.Identity()
+        self.conv2d: nn.Module = nn.Identity()
         if kernel_size > 1:
             self.conv2d = nn.Conv2d(
                 d_inner, d_inner, kernel_size, padding=kernel_size // 2, groups=d_inner,

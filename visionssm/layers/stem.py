@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from timm.layers.typing import LayerType
 from torch import Tensor, nn
+
+from .typing import Layer
 
 
 class PatchStem(nn.Module):
@@ -21,7 +22,7 @@ class PatchStem(nn.Module):
         in_chans: int,
         dim: int,
         patch_size: int = 4,
-        norm_layer: LayerType | None = nn.LayerNorm,
+        norm_layer: Layer | None = nn.LayerNorm,
         device=None,
         dtype=None,
     ):
@@ -54,8 +55,8 @@ class ConvStem(nn.Module):
         in_chans: int,
         dim: int,
         patch_size: int = 4,
-        norm_layer: LayerType | None = nn.LayerNorm,
-        act_layer: type[nn.Module] = nn.GELU,
+        norm_layer: Layer | None = nn.LayerNorm,
+        act_layer: Layer = nn.GELU,
         device=None,
         dtype=None,
     ):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timm.layers.typing import LayerType
 from torch import Tensor, nn
+
+from visionssm.layers.typing import Layer
+
+from .staged import StagedModel
 
 
 class DenseBackbone(nn.Module):
     """(b, c, h, w) image to a list of normalised stage outputs (b, c_i, h_i, w_i).
 
     Args:
-        model: has ``feature_info`` and ``forward_intermediates`` with channels-last output.
+        model: the model whose stages to read.
         out_indices: the stages to return, from 0.
         norm_layer: normalisation over the last axis, one for each stage returned.
 
@@ -22,12 +25,12 @@ class DenseBackbone(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: StagedModel,
         out_indices: Sequence[int],
-        norm_layer: LayerType = nn.LayerNorm,
+        norm_layer: Layer = nn.LayerNorm,
     ):
         super().__init__()
-        channels = [info["num_chs"] for info in model.feature_info]  # type: ignore[union-attr]
+        channels = [info["num_chs"] for info in model.feature_info]
         if not out_indices or any(not 0 <= i < len(channels) for i in out_indices):
             raise ValueError(
                 f"out_indices: expected stages from 0 to {len(channels) - 1}, got {out_indices}"
@@ -38,7 +41,7 @@ class DenseBackbone(nn.Module):
             self.add_module(f"outnorm{i}", norm_layer(channels[i]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = self.model.forward_intermediates(  # type: ignore[operator]
+        maps = self.model.forward_intermediates(
             x,
             indices=self.out_indices,
             stop_early=True,

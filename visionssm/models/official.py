@@ -119,6 +119,13 @@ def _name(key: str, layout: OfficialLayout) -> str:
     return layout.names.get(key, key)
 
 
+def choose(argument: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """The choice of that name; ValueError naming the argument if there is none."""
+    if name not in choices:
+        raise ValueError(f"{argument}: expected one of {list(choices)}, got {name!r}")
+    return choices[name]
+
+
 class _ConfigNode(dict):
     """Stands in for the configuration object that training code stores beside the weights."""
 

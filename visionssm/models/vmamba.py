@@ -22,24 +22,23 @@ from timm.layers import (
     Mlp,
     calculate_drop_path_rates,
     get_act_layer,
-    get_device_dtype,
     get_norm_layer,
     trunc_normal_,
 )
-from timm.layers.typing import LayerType
 from timm.models import (
     build_model_with_cfg,
     checkpoint_seq,
     generate_default_cfgs,
     register_model,
 )
-from timm.models._features import feature_take_indices
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from visionssm.layers import SS2D, ConvDownsample, ConvStem, PatchStem
+from visionssm.layers.typing import Layer, LayerOrName
 
-from .official import OfficialLayout, convert_official, stored_configs_readable
+from .official import OfficialLayout, choose, convert_official, stored_configs_readable
+from .staged import StagedModel
 
 __all__ = ["VMamba"]
 
@@ -65,9 +64,9 @@ class VMambaBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        mixer: LayerType = SS2D,
-        mlp: LayerType | None = Mlp,
-        norm_layer: LayerType = nn.LayerNorm,
+        mixer: Layer = SS2D,
+        mlp: Layer | None = Mlp,
+        norm_layer: Layer = nn.LayerNorm,
         drop_path: float = 0.0,
         device=None,
         dtype=None,
@@ -97,17 +96,17 @@ class VMambaStage(nn.Module):
         self,
         dim: int,
         out_dim: int,
-        block: LayerType,
-        downsample: LayerType | None,
+        block: Layer,
+        downsample: Layer | None,
         drop_path: list[float],
-        norm_layer: LayerType = nn.LayerNorm,
+        norm_layer: Layer = nn.LayerNorm,
         device=None,
         dtype=None,
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.grad_checkpointing = False
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if downsample is not None:
             self.downsample = downsample(dim, out_dim, norm_layer=norm_layer, **dd)
         self.blocks = nn.Sequential(
@@ -121,7 +120,7 @@ class VMambaStage(nn.Module):
         return self.blocks(x)
 
 
-class VMamba(nn.Module):
+class VMamba(StagedModel):
     """VMamba image classifier and feature extractor: (b, in_chans, h, w) of any h and w.
 
     Args:
@@ -173,13 +172,13 @@ class VMamba(nn.Module):
         ssm_conv_bias: bool = False,
         ssm_gate: bool = False,
         ssm_gate_act: bool = True,
-        ssm_act_layer: LayerType = "silu",
-        ssm_out_act_layer: LayerType | None = None,
+        ssm_act_layer: LayerOrName = "silu",
+        ssm_out_act_layer: LayerOrName | None = None,
         ssm_init: str = "v0",
         mlp_ratio: float = 4.0,
         gated_mlp: bool = False,
-        mlp_act_layer: LayerType = "gelu",
-        norm_layer: LayerType = nn.LayerNorm,
+        mlp_act_layer: LayerOrName = "gelu",
+        norm_layer: LayerOrName = nn.LayerNorm,
         drop_rate: float = 0.0,
         ssm_drop_rate: float = 0.0,
         mlp_drop_rate: float = 0.0,
@@ -191,7 +190,7 @@ class VMamba(nn.Module):
         if len(dims) != len(depths):
             raise ValueError(f"dims: expected {len(depths)} stages as in depths, got {dims}")
         dd = {"device": device, "dtype": dtype}
-        norm_layer = get_norm_layer(norm_layer)
+        norm: Layer = get_norm_layer(norm_layer)
         mixer = partial(
             SS2D,
             d_state=ssm_d_state,
@@ -203,7 +202,7 @@ class VMamba(nn.Module):
             gate_act=ssm_gate_act,
             act_layer=get_act_layer(ssm_act_layer),
             out_act_layer=get_act_layer(ssm_out_act_layer),
-            norm_layer=norm_layer,
+            norm_layer=norm,
             drop=ssm_drop_rate,
             init=ssm_init,
         )
@@ -214,32 +213,23 @@ class VMamba(nn.Module):
         self.in_chans = in_chans
         self.global_pool = global_pool
         self.num_features = dims[-1]
-        self.output_fmt = "NHWC"
         self.patch_size = patch_size
         self.stem = choose("stem", stem, STEMS)(
-            in_chans, dims[0], patch_size, norm_layer=norm_layer if patch_norm else None, **dd
+            in_chans, dims[0], patch_size, norm_layer=norm if patch_norm else None, **dd
         )
-        downsample = choose("downsample", downsample, DOWNSAMPLES)
+        down = choose("downsample", downsample, DOWNSAMPLES)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.Sequential()
         self.feature_info = []
-        stages = []
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         for i, dim in enumerate(dims):
-            stages.append(
-                VMambaStage(
-                    dims[max(i - 1, 0)],
-                    dim,
-                    block,
-                    downsample if i > 0 else None,
-                    rates[i],
-                    norm_layer=norm_layer,
-                    **dd,
-                )
+            in_dim, downsample_layer = (dims[i - 1], down) if i > 0 else (dim, None)
+            self.stages.append(
+                VMambaStage(in_dim, dim, block, downsample_layer, rates[i], norm_layer=norm, **dd)
             )
             self.feature_info.append(
                 {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
             )
-        self.stages = nn.Sequential(*stages)
-        self.norm = norm_layer(self.num_features, **dd)
+        self.norm = norm(self.num_features, **dd)
         self.head = ClassifierHead(
             self.num_features,
             num_classes,
@@ -260,128 +250,12 @@ class VMamba(nn.Module):
         """
         return set()
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters by depth, for layer-wise learning rates."""
-        blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks' activations in the backward pass instead of keeping them."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    def set_input_size(
-        self,
-        img_size: tuple[int, int] | None = None,
-        patch_size: int | tuple[int, int] | None = None,
-    ) -> None:
-        """Accept any image size: nothing depends on it. The patch size is part of the weights.
-
-        Raises:
-            ValueError: another patch size is asked for.
-        """
-        if patch_size not in (None, self.patch_size, (self.patch_size, self.patch_size)):
-            raise ValueError(f"patch_size: expected {self.patch_size}, got {patch_size}")
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classification layer."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; `global_pool` "" removes pooling, None keeps it."""
-        self.num_classes = num_classes
-        self.head.reset(
-            num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self)
-        )
-        self.head_hidden_size = self.head.num_features
-        if global_pool is not None:
-            self.global_pool = global_pool
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of stages, before the next stage downsamples them.
-
-        Args:
-            x: images (b, c, h, w).
-            indices: the last n stages if an integer, those stages if a list, all if None.
-            norm: apply the final normalisation to the last stage's output.
-            stop_early: skip the stages after the last one wanted.
-            output_fmt: "NCHW" or "NHWC".
-            intermediates_only: leave the final features (b, h, w, c) out of the result.
-
-        Raises:
-            ValueError: output_fmt is another one.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt: expected 'NCHW' or 'NHWC', got {output_fmt!r}")
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        last = len(self.stages) - 1
-        intermediates = []
-        x = self.stem(x)
-        i = 0
-        for i, stage in enumerate(self.stages[: max_index + 1] if stop_early else self.stages):
-            x = stage(x)
-            if i in take_indices:
-                out = self.norm(x) if norm and i == last else x
-                if output_fmt == "NCHW":
-                    out = out.permute(0, 3, 1, 2).contiguous()
-                intermediates.append(out)
-        if intermediates_only:
-            return intermediates
-        return (self.norm(x) if i == last else x), intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the intermediates at `indices` do not need; returns them counted from 0."""
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        prune_end = max_index < len(self.stages) - 1
-        self.stages = self.stages[: max_index + 1]
-        if prune_norm or prune_end:
-            self.norm = nn.Identity()  # sized for the last stage, which is gone
-        if prune_end:
-            self.num_features = self.head_hidden_size = self.feature_info[max_index]["num_chs"]
-        if prune_head or prune_end:
-            self.reset_classifier(0, "")
-        return take_indices
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) to normalised features (b, h', w', num_features)."""
-        return self.norm(self.stages(self.stem(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features (b, h', w', c) to logits (b, num_classes), or pooled features (b, c)."""
-        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-def _mlp(dim: int, ratio: float, gated: bool, act: LayerType, drop: float, **dd) -> nn.Module:
+def _mlp(dim: int, ratio: float, gated: bool, act: LayerOrName, drop: float, **dd) -> nn.Module:
     hidden, act_layer = int(dim * ratio), get_act_layer(act)
     if gated:
         return GluMlp(dim, 2 * hidden, act_layer=act_layer, drop=(0.0, drop), **dd)
     return Mlp(dim, hidden, act_layer=act_layer, drop=drop, **dd)
-
-
-def choose(argument: str, name: str, choices: dict[str, Any]) -> Any:
-    if name not in choices:
-        raise ValueError(f"{argument}: expected one of {list(choices)}, got {name!r}")
-    return choices[name]
 
 
 def _init_linear(module: nn.Module) -> None:
@@ -405,30 +279,32 @@ OFFICIAL_NAMES = (
     (r"^stem\.norm1\.", "patch_embed.2."),
     (r"^stem\.conv2\.", "patch_embed.5."),
     (r"^stem\.norm2\.", "patch_embed.7."),
-    (r"^stages\.(\d+)\.downsample\.conv\.", r"stages.\1.downsample.1."),
-    (r"^stages\.(\d+)\.downsample\.conv_norm\.", r"stages.\1.downsample.3."),
     (r"^stages\.", "layers."),
     (r"^norm\.", "classifier.norm."),
     (r"^head\.fc\.", "classifier.head."),
+)
+OFFICIAL_CONV_DOWNSAMPLE = (
+    (r"\.downsample\.conv\.", ".downsample.1."),
+    (r"\.downsample\.norm\.", ".downsample.3."),
 )
 
 
 def official_layout(model: VMamba) -> OfficialLayout:
     """Names of the model's parameters in the official code."""
     classifier = ["head.fc.weight", "head.fc.bias"]  # known even to a model without one
-    names = {key: _official_name(key) for key in [*model.state_dict(), *classifier]}
-    return OfficialLayout(names, OLD_KEYS)
+    convolutional = any(isinstance(module, ConvDownsample) for module in model.modules())
+    table = OFFICIAL_NAMES + (OFFICIAL_CONV_DOWNSAMPLE if convolutional else ())
+    return OfficialLayout(
+        {key: _official_name(key, table) for key in [*model.state_dict(), *classifier]}, OLD_KEYS
+    )
 
 
-def _official_name(key: str) -> str:
+def _official_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
     # The official code downsamples at the end of a stage, ours at the start of the next.
     key = re.sub(
-        r"^stages\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) - 1}.downsample.", key
+        r"^stages\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key
     )
-    key = key.replace("downsample.conv.", "downsample.1.").replace(
-        "downsample.conv_norm.", "downsample.3."
-    )
-    for own, official in OFFICIAL_NAMES:
+    for own, official in table:
         key = re.sub(own, official, key)
     return key
 
@@ -483,7 +359,11 @@ def _create_vmamba(variant: str, pretrained: bool, kwargs: dict[str, Any], **arg
             variant,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            feature_cfg={
+                "out_indices": (0, 1, 2, 3),
+                "feature_cls": "getter",
+                "flatten_sequential": True,
+            },
             **{**args, **kwargs},
         )
 
@@ -603,7 +483,7 @@ def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
 
 @register_model
 def vmamba_pico(pretrained: bool = False, **kwargs) -> VMamba:
-    """A VMamba small enough to train on a CPU: 0.9 M parameters, no published weights."""
+    """A VMamba small enough to train on a CPU: 1.8 M parameters, no published weights."""
     return _create_vmamba(
         "vmamba_pico", pretrained, kwargs, depths=(1, 1, 2, 1), dims=(32, 64, 128, 256)
     )

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from .dense import DenseBackbone
-from .official import OfficialLayout, register_official
-from .vmamba import OLD_KEYS, VMamba, choose, official_layout
+from .official import OfficialLayout, choose, register_official
+from .vmamba import OLD_KEYS, VMamba, official_layout
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
     "patch_size": 4,

@@ -72,7 +72,8 @@ def scan_routes(name: str, height: int, width: int, like: Tensor) -> Tensor:
     PyTorch traces (compile, export, fake tensors), the table is part of the graph instead: a few
     integer operations that follow dynamic sizes and that the compiler shares between layers.
     """
-    if torch.compiler.is_compiling() or type(like) is not Tensor:
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor
+    if traced:
         return get_scan(name).function((height, width), device=like.device)
     return _cached_routes(name, height, width, like.device)
 
