@@ -1,0 +1,34 @@
+"""Sizes of stems and downsampling, and what they do at odd borders."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from visionssm.layers import ConvDownsample, ConvStem, PatchStem
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 35), (34, 31)])
+def test_stems_turn_images_into_channels_last_maps(size):
+    image = torch.randn(2, 3, *size)
+    h, w = size
+    assert PatchStem(3, 8)(image).shape == (2, h // 4, w // 4, 8)
+    halves = [math.ceil(math.ceil(s / 2) / 2) for s in size]
+    assert ConvStem(3, 8)(image).shape == (2, *halves, 8)
+
+
+def test_stems_without_normalisation_have_convolutions_alone():
+    names = {name for name, _ in ConvStem(3, 8, norm_layer=None).named_parameters()}
+    assert names == {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"}
+
+
+def test_a_convolutional_stem_needs_an_even_patch():
+    with pytest.raises(ValueError, match="patch_size: expected an even number"):
+        ConvStem(3, 8, patch_size=3)
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(2, (3, 3)), (3, (4, 3))])
+def test_downsampling_rounds_down_without_padding_and_up_with_it(kernel, size):
+    assert ConvDownsample(4, 6, kernel_size=kernel)(torch.randn(2, 7, 6, 4)).shape == (2, *size, 6)
