@@ -17,6 +17,7 @@ import torch
 
 from ..analysis.self_check import TOLERANCE, selective_scan_errors
 from ..ops.selective_scan.op import resolve_implementation, triton_available
+from ..version import __version__
 
 MODULES = ("torch", "triton", "timm", "safetensors", "numpy", "mmengine", "mmcv", "mmdet", "mmseg")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -61,10 +62,7 @@ def diagnose() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Version of visionssm, Python, CUDA, the driver and each of MODULES; "absent" if not there."""
-    found = {
-        "visionssm": importlib.metadata.version("visionssm"),
-        "python": platform.python_version(),
-    }
+    found = {"visionssm": __version__, "python": platform.python_version()}
     distributions = importlib.metadata.packages_distributions()
     for module in MODULES:
         names = distributions.get(module)
