@@ -26,7 +26,7 @@ auto_scale_lr = dict(enable=True, base_batch_size=1024)
 
 epochs = 300
 warmup = 20
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, end=warmup, convert_to_iter_based=True),
     dict(

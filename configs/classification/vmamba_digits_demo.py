@@ -42,8 +42,8 @@ test_dataloader = dict(
     dataset=dict(type="HandwrittenDigits", split="test", transform=evaluation),
 )
 
-epochs = 20
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+epochs = 25
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=epochs)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmParamGroups",
@@ -61,3 +61,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+default_hooks = dict(ema=dict(type="EMAHook", momentum=0.02))

@@ -10,11 +10,13 @@ from .classifier import ImageClassifier
 from .datasets import ImageFiles
 from .digits import HandwrittenDigits
 from .launch import load_config, test, train, use_amp
+from .loop import ResumableEpochLoop
 from .metrics import TopKAccuracy
 from .optim import BFloat16OptimWrapper, TimmParamGroups
 from .preprocessor import MixupPreprocessor
 from .runner import ClassificationRunner, read_checkpoint
 from .samplers import RepeatAugSampler, SeededSampler
+from .streams import ImageStream
 
 __all__ = [
     "AtomicLocalBackend",
@@ -23,8 +25,10 @@ __all__ = [
     "HandwrittenDigits",
     "ImageClassifier",
     "ImageFiles",
+    "ImageStream",
     "MixupPreprocessor",
     "RepeatAugSampler",
+    "ResumableEpochLoop",
     "SeededSampler",
     "TimmParamGroups",
     "TopKAccuracy",

@@ -72,6 +72,7 @@ class RepeatAugSampler(TimmRepeatAugSampler):
         rank, world_size = get_dist_info()
         super().__init__(dataset, num_replicas=world_size, rank=rank, num_repeats=num_repeats)
         self.seed = seed
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(self.seed + epoch)

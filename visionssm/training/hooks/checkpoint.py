@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from ..atomic import write_atomic
 
 ATOMIC = {"backend": "atomic"}
-RESUMED = ("max_iters", "best_score", "best_epoch", "last_ckpt")
+RESUMED = ("max_iters", "best_score", "best_epoch", "last_ckpt", "epoch_loss")
 
 
 @HOOKS.register_module()

@@ -32,18 +32,19 @@ class MetricsLogHook(Hook):
         self.lines = [line for line in read_metrics(runner.work_dir) if line["step"] <= runner.iter]
 
     def before_train_epoch(self, runner) -> None:
-        self.loss_sum, self.steps, self.validation = 0.0, 0, None
+        if runner.iter == runner.epoch * len(runner.train_dataloader):
+            runner.message_hub.update_info("epoch_loss", 0.0)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.loss_sum += outputs["loss"].item()
-        self.steps += 1
+        loss_sum = runner.message_hub.get_info("epoch_loss") + outputs["loss"].item()
+        runner.message_hub.update_info("epoch_loss", loss_sum)
 
     def after_train_epoch(self, runner) -> None:
         line = {
             "epoch": runner.epoch + 1,
             "step": runner.iter,
             "lr": runner.optim_wrapper.get_lr()["lr"][0],
-            "loss": self.loss_sum / self.steps,
+            "loss": runner.message_hub.get_info("epoch_loss") / len(runner.train_dataloader),
         }
         self._append(runner, line)
 

@@ -19,6 +19,9 @@ class SeedHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         seed_generators(derive_seed(runner.seed, get_rank(), 0, runner.epoch))
+        dataset = runner.train_dataloader.dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         seed_generators(derive_seed(runner.seed, get_rank(), 1, runner.iter))

@@ -1,0 +1,73 @@
+"""The wrapper adds losses and predictions to a timm model and nothing else."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from visionssm.training import ImageClassifier
+
+NETWORK = {"model_name": "test_convnext", "num_classes": 5}
+
+
+def make(**kwargs):
+    torch.manual_seed(0)
+    return ImageClassifier({**NETWORK, **kwargs.pop("network", {})}, **kwargs)
+
+
+def test_tensor_mode_gives_the_networks_logits():
+    model = make().eval()
+    inputs = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(inputs), model.network(inputs))
+
+
+def test_loss_is_cross_entropy_with_smoothing():
+    model = make(label_smoothing=0.2).eval()
+    inputs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 4])
+    expected = F.cross_entropy(model(inputs), targets, label_smoothing=0.2)
+    assert torch.equal(model(inputs, targets, mode="loss")["loss"], expected)
+
+
+def test_predictions_are_probabilities_with_their_targets():
+    model = make().eval()
+    predictions = model(torch.randn(3, 3, 32, 32), torch.tensor([4, 0, 1]), mode="predict")
+    assert [prediction["target"] for prediction in predictions] == [4, 0, 1]
+    assert all(abs(prediction["scores"].sum() - 1) < 1e-6 for prediction in predictions)
+
+
+@pytest.mark.parametrize(
+    ("targets", "mode", "message"),
+    [(None, "loss", "targets=None"), (torch.tensor([0]), "train", "mode='train'")],
+)
+def test_bad_calls_are_refused(targets, mode, message):
+    with pytest.raises(ValueError, match=message):
+        make()(torch.randn(1, 3, 32, 32), targets, mode=mode)
+
+
+def test_mmengine_does_not_initialise_a_second_time():
+    model = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients():
+    inputs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 4])
+    gradients = []
+    for checkpointing in (False, True):
+        model = make(grad_checkpointing=checkpointing)
+        model(inputs, targets, mode="loss")["loss"].backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert model.network.stages[0].grad_checkpointing
+
+
+def test_drop_path_acts_in_training_only():
+    model = make(network={"drop_path_rate": 0.9})
+    inputs = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(model.train()(inputs), model.train()(inputs))
+    assert torch.equal(model.eval()(inputs), model.eval()(inputs))
+
+
+def test_our_models_are_known_to_timm():
+    assert timm.is_model("vmamba_pico")

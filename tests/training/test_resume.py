@@ -1,0 +1,89 @@
+"""A resumed run repeats an uninterrupted one bit for bit; equal seeds give equal runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionssm.training import read_checkpoint
+
+from .helpers import run
+
+HALFWAY = {"default_hooks.checkpoint.interval_iters": 2}
+CASES = {
+    "epoch boundary": (7, {}),
+    "epoch boundary, two workers": (9, {"train_dataloader.num_workers": 2}),
+    "within an epoch": (10, HALFWAY),
+    "within an epoch, one persistent worker": (
+        10,
+        {
+            **HALFWAY,
+            "train_dataloader.num_workers": 1,
+            "train_dataloader.persistent_workers": True,
+        },
+    ),
+    "accumulated gradients": (10, {**HALFWAY, "optim_wrapper.accumulative_counts": 2}),
+    "repeated augmentation": (
+        10,
+        {
+            **HALFWAY,
+            "train_dataloader.sampler.sampler": {"type": "RepeatAugSampler", "_delete_": True},
+        },
+    ),
+    "bfloat16": (7, {"optim_wrapper.type": "BFloat16OptimWrapper"}),
+}
+
+
+@pytest.mark.parametrize(("stop", "options"), CASES.values(), ids=CASES.keys())
+def test_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, stop, options):
+    """Losses of every step, weights, averaged weights, optimizer state and logged epochs."""
+    whole, losses = run(tiny_config, work_dir=str(tmp_path / "whole"), **options)
+    assert len(losses) == 18
+
+    cut = {**options, "work_dir": str(tmp_path / "cut")}
+    _, first = run(tiny_config, record={"stop": stop}, **cut)
+    _, rest = run(tiny_config, record={"stop": None}, resume=True, **cut)
+    saved = len(losses) - len(rest)
+    assert 0 < saved <= stop
+    assert first[:saved] + rest == losses
+
+    one, other = (read_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "cut"))
+    for part in ("state_dict", "ema_state_dict"):
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
+    assert str(one["optimizer"]) == str(other["optimizer"])
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
+    assert [line["epoch"] for line in logs[0]] == [1, 2, 3]
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs(tiny_config, tmp_path):
+    options = {"train_cfg.max_epochs": 1}
+    runs = [
+        run(tiny_config, work_dir=str(tmp_path / name), **options, **{"randomness.seed": seed})[1]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_resume_without_a_checkpoint_begins(tiny_config):
+    _, losses = run(tiny_config, resume=True, **{"train_cfg.max_epochs": 1})
+    assert len(losses) == 6
+
+
+def test_resuming_a_finished_run_trains_no_step(tiny_config):
+    runner, _ = run(tiny_config)
+    before = Path(runner.work_dir, "last.pth").read_bytes()
+    _, losses = run(tiny_config, resume=True)
+    assert losses == []
+    assert Path(runner.work_dir, "last.pth").read_bytes() == before
+
+
+def test_resume_with_another_schedule_is_refused(tiny_config):
+    run(tiny_config, record={"stop": 8})
+    with pytest.raises(ValueError, match=r"its run has 18 steps, this one 24.*load_from"):
+        run(tiny_config, resume=True, record={"stop": None}, **{"train_cfg.max_epochs": 4})

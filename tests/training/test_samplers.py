@@ -1,0 +1,65 @@
+"""Every sample's augmentation is a function of run seed, epoch, rank and position."""
+
+import pytest
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.runner import Runner
+
+import visionssm.training.samplers as samplers
+from visionssm.training import RepeatAugSampler, SeededSampler
+
+from .conftest import loader
+
+
+def draw(epoch=0, seed=0, skip=0, length=10):
+    sampler = SeededSampler(range(length), {"type": "DefaultSampler"}, seed=seed)
+    sampler.set_epoch(epoch)
+    sampler.skip(skip)
+    return list(sampler)
+
+
+def test_order_and_seeds_change_with_epoch_and_run_seed_only():
+    assert draw() == draw()
+    assert sorted(item for item, _ in draw()) == list(range(10))
+    seeds = [key.seed for key in [*draw(), *draw(epoch=1), *draw(seed=1)]]
+    assert len(set(seeds)) == 30
+    assert [key.item for key in draw()] != [key.item for key in draw(epoch=1)]
+
+
+def test_skip_continues_where_the_epoch_stopped():
+    assert draw(skip=4) == draw()[4:]
+
+
+def test_skip_holds_for_one_pass_only():
+    sampler = SeededSampler(range(10), {"type": "DefaultSampler"}, seed=0)
+    sampler.skip(4)
+    assert [len(list(sampler)), len(list(sampler)), len(sampler)] == [6, 10, 10]
+
+
+def test_repeats_of_an_image_are_augmented_differently():
+    sampler = SeededSampler(range(9), {"type": "RepeatAugSampler", "num_repeats": 3}, seed=0)
+    keys = list(sampler)
+    assert len(keys) == 9
+    assert len({key.item for key in keys}) == 3
+    assert len({key.seed for key in keys}) == 9
+
+
+def test_repeated_augmentation_spreads_the_repeats_over_processes(monkeypatch):
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(samplers, "get_dist_info", lambda rank=rank: (rank, 3))
+        shares.append(list(RepeatAugSampler(range(300), num_repeats=3, seed=5)))
+    assert shares[0] == shares[1] == shares[2]
+    monkeypatch.setattr(samplers, "get_dist_info", get_dist_info)
+    assert list(RepeatAugSampler(range(300), seed=0)) != list(RepeatAugSampler(range(300), seed=5))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_augmented_batches_do_not_depend_on_the_number_of_workers(image_root, workers):
+    def batches(num_workers):
+        config = loader(image_root, "train", num_workers=num_workers)
+        dataloader = Runner.build_dataloader(config, seed=3)
+        dataloader.sampler.set_epoch(2)
+        return torch.cat([batch["inputs"] for batch in dataloader])
+
+    assert torch.equal(batches(workers), batches(0))

@@ -1,0 +1,23 @@
+"""Epochs that a resumed run can enter in the middle."""
+
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """mmengine's epoch loop; a run that stopped within an epoch goes on with the next batch.
+
+    The sampler leaves out what was trained (`SeededSampler.skip`), so nothing is loaded in vain.
+    """
+
+    def run_epoch(self) -> None:
+        done = self._iter - self._epoch * len(self.dataloader)
+        if done:
+            self.dataloader.sampler.skip(done * self.dataloader.batch_size)
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for index, batch in enumerate(self.dataloader, start=done):
+            self.run_iter(index, batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
