@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -126,15 +127,12 @@ def choose(argument: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
-class _ConfigNode(dict):
-    """Stands in for the configuration object that training code stores beside the weights."""
-
-
 @contextlib.contextmanager
 def stored_configs_readable() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read checkpoints that hold a yacs configuration.
 
-    The configuration is read as a plain dict: no code of the file or of yacs runs.
+    Swin's training code, which many families build on, stores one beside the weights. It is read as
+    a plain dict: no code of the file or of yacs runs.
     """
-    with torch.serialization.safe_globals([(_ConfigNode, "yacs.config.CfgNode")]):
+    with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
         yield

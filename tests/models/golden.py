@@ -1,0 +1,82 @@
+"""Golden cases: numbers that the official implementations gave, and how near to them is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+# float32 on CUDA is compared without TF32, at the tolerance that the files state for it.
+DEVICES = [
+    pytest.param("cpu", id="cpu"),
+    pytest.param("cuda", id="cuda", marks=pytest.mark.gpu),
+]
+TOLERANCES = {"cpu": "fp32_cpu", "cuda": "fp32_gpu_tf32_off"}
+# Input gradients have no stated tolerance. The outputs' is 50 times their change under an input
+# noise of 1e-6; the same share of the largest gradient, and ten times that on CUDA as there.
+GRADIENT_TOLERANCE = {"cpu": 5e-5, "cuda": 5e-4}
+
+
+class GoldenCase(NamedTuple):
+    kwargs: dict[str, Any]
+    parameters: dict[str, Tensor]  # under their official names
+    tensors: dict[str, Tensor]  # input, output, feat/..., extra/...
+    facts: dict[str, Any]
+
+
+def golden_names(family: str) -> list[str]:
+    return sorted(file.stem for file in (GOLDEN / family).glob("*.safetensors"))
+
+
+def load_golden(family: str, name: str) -> GoldenCase:
+    facts = json.loads((GOLDEN / family / f"{name}.json").read_text())
+    tensors = load_file(GOLDEN / family / f"{name}.safetensors")
+    parameters = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
+    others = {k: v for k, v in tensors.items() if not k.startswith("param/")}
+    return GoldenCase(facts["kwargs"], parameters, others, facts)
+
+
+def manifest(family: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / family / "manifest.json").read_text())
+
+
+def assert_golden(case: GoldenCase, actual: dict[str, Tensor], device: str) -> None:
+    """Every output and feature of the case is there, within its tolerance."""
+    expected = {k for k in case.tensors if k == "output" or k.startswith("feat/")}
+    assert expected <= actual.keys()
+    tolerance = case.facts["tolerances"][TOLERANCES[device]]
+    for name in sorted(expected):
+        torch.testing.assert_close(
+            actual[name].detach().cpu(),
+            case.tensors[name],
+            rtol=tolerance["rtol"],
+            atol=tolerance["atol"][name],
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def assert_golden_gradient(case: GoldenCase, gradient: Tensor, device: str) -> None:
+    expected = case.tensors["extra/grad_input"]
+    atol = GRADIENT_TOLERANCE[device] * expected.abs().max().item()
+    torch.testing.assert_close(gradient.cpu(), expected, rtol=0, atol=atol)
+
+
+def record_outputs(model: nn.Module, modules: dict[str, str]) -> dict[str, Tensor]:
+    """A dict that the next forward pass fills: golden name -> output of that submodule as NCHW."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(module, args, output):
+            found[name] = output.permute(0, 3, 1, 2)
+
+        return hook
+
+    for name, path in modules.items():
+        model.get_submodule(path).register_forward_hook(keep(name))
+    return found
