@@ -68,7 +68,8 @@ def test_convert_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c[0] == "visionssm"], ids=" ".join)
-def test_visionssm_commands_run(command, capsys):
+def test_visionssm_commands_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if command[1] == "predict":  # needs the training that the README describes before it
         with pytest.raises(SystemExit, match="0"):
             main(["predict", "--help"])
