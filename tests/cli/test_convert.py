@@ -1,5 +1,8 @@
 """`visionssm convert`: an official checkpoint to a file that timm loads, or a clear refusal."""
 
+import sys
+from types import SimpleNamespace
+
 import timm
 import torch
 
@@ -53,6 +56,18 @@ def test_another_number_of_classes_is_named(tmp_path, capsys):
     message = refusal(tmp_path, capsys, official)
     assert "Closest is vmamba_pico, where 2 keys do not fit" in message
     assert "head.fc.weight: expected (1000, 256), got (7, 256)" in message
+
+
+def test_a_stored_yacs_configuration_is_read_without_yacs(tmp_path, monkeypatch):
+    config = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", SimpleNamespace())
+        patch.setitem(sys.modules, "yacs.config", SimpleNamespace(CfgNode=config))
+        content = {"model": official_pico()[1], "config": config(MODEL=config(NAME="pico"))}
+        torch.save(content, tmp_path / "official.pth")
+    target = tmp_path / "ours.safetensors"
+    assert main(["convert", str(tmp_path / "official.pth"), str(target)]) == 0
+    assert target.is_file()
 
 
 class Opaque:
