@@ -8,7 +8,6 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-
 CLASSES = ("cat", "dog", "owl")
 SIZE = {"input_size": (3, 32, 32), "interpolation": "bilinear"}
 AUGMENTATION = {"is_training": True, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, **SIZE}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import is_distributed
@@ -47,6 +48,24 @@ class ClassificationRunner(Runner):
         if self.launcher != "none" and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
+
+    def train(self) -> nn.Module:
+        self._check_classes(self.train_dataloader)
+        return super().train()
+
+    def test(self) -> dict:
+        self._check_classes(self.test_dataloader)
+        return super().test()
+
+    def _check_classes(self, dataloader: Any) -> None:
+        """Raise ValueError unless the network has one output for each class of the data."""
+        model: Any = self.model.module if is_model_wrapper(self.model) else self.model
+        classes = dataloader.dataset.metainfo["classes"]
+        if model.network.num_classes != len(classes):
+            raise ValueError(
+                f"num_classes={model.network.num_classes} in model.network, but the data set has "
+                f"{len(classes)} classes"
+            )
 
     def build_logger(self, *args, **kwargs) -> logging.Logger:
         logger = super().build_logger(*args, **kwargs)

@@ -70,14 +70,14 @@ def draw_confusion(pairs: list, mistakes: list, classes: tuple[str, ...]):
         axes.axis("off")
     for axes, (score, target, prediction, image) in zip(right.axes, mistakes, strict=False):
         low, high = image.min(), image.max()
-        axes.imshow(((image - low) / (high - low).clamp_min(1e-6)).permute(1, 2, 0))
+        axes.imshow(((image - low) / (high - low).clamp_min(1e-6)).permute(1, 2, 0).numpy())
         title = f"{classes[prediction]} ({score:.0%})\nis {classes[target]}"
         axes.set_title(title, fontsize=8)
     return figure
 
 
 def _draw_matrix(axes, matrix: Tensor, classes: tuple[str, ...]) -> None:
-    axes.imshow(matrix.float().log1p(), cmap="Blues")
+    axes.imshow(matrix.float().log1p().numpy(), cmap="Blues")
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) > 30:
         return

@@ -1,0 +1,107 @@
+"""Checkpoints are safe to load, fit strictly, and survive kill -9 of the run that writes them."""
+
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import RUNNERS
+
+from visionssm.training import read_checkpoint
+
+from .helpers import run
+
+KILLED_RUN = """
+import os, signal, sys
+from mmengine.config import Config
+from visionssm.training import train
+
+config, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+replace = os.replace
+
+def die_with_half_the_bytes_written(source, destination):
+    global count
+    count -= os.path.basename(destination) == name
+    if count == 0:
+        os.truncate(source, os.path.getsize(source) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, destination)
+
+os.replace = die_with_half_the_bytes_written
+train(Config.fromfile(config))
+"""
+
+
+@pytest.mark.parametrize(("name", "count", "left"), [("last.pth", 2, 12), ("best.pth", 1, 18)])
+def test_run_killed_while_saving_resumes_as_if_nothing_happened(
+    tiny_config, tmp_path, name, count, left
+):
+    """The second `last.pth` ends epoch 2; the first `best.pth` comes before any `last.pth`."""
+    _, losses = run(tiny_config, work_dir=str(tmp_path / "whole"))
+    tiny_config.work_dir = str(tmp_path / "killed")
+    tiny_config.pop("custom_hooks")
+    tiny_config.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), name, str(count)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+    for path in Path(tiny_config.work_dir).glob("*.pth"):
+        read_checkpoint(path)
+    _, rest = run(tiny_config, resume=True)
+    assert rest == losses[-left:]
+
+
+def test_last_and_best_are_kept_with_the_marker_that_mmengine_reads(tiny_config):
+    runner, _ = run(tiny_config)
+    folder = Path(runner.work_dir)
+    assert {path.name for path in folder.glob("*.pth")} == {"last.pth", "best.pth"}
+    assert (folder / "last_checkpoint").read_text() == str(folder / "last.pth")
+    last, best = read_checkpoint(folder / "last.pth"), read_checkpoint(folder / "best.pth")
+    assert {"optimizer", "param_schedulers", "ema_state_dict"} <= last.keys()
+    assert "optimizer" not in best
+    assert last["meta"]["epoch"] == 3
+    assert best["meta"]["epoch"] == last["message_hub"]["runtime_info"]["best_epoch"]
+
+
+def test_unknown_monitor_is_refused(tiny_config):
+    with pytest.raises(ValueError, match=r"monitor='map': validation reports .*'top1'"):
+        run(tiny_config, **{"default_hooks.checkpoint.monitor": "map"})
+
+
+class Stranger:
+    """Code that runs when unpickled."""
+
+    def __reduce__(self):
+        return print, ("code of a stranger ran",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": {}, "meta": Stranger()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Stranger()))
+    for name in ("evil.pth", "plain.pth"):
+        with pytest.raises(ValueError, match=rf"{name}' is damaged or holds more than tensors"):
+            read_checkpoint(tmp_path / name)
+    assert "stranger" not in capsys.readouterr().out
+
+
+def test_missing_and_truncated_checkpoints_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.pth': no such file"):
+        read_checkpoint(tmp_path / "nowhere.pth")
+    torch.save({"weights": torch.zeros(1000)}, tmp_path / "half.pth")
+    content = (tmp_path / "half.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"half\.pth' is damaged"):
+        read_checkpoint(tmp_path / "half.pth")
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tiny_config, tmp_path):
+    tiny_config.default_hooks.pop("ema")
+    runner = RUNNERS.build(tiny_config)
+    weights = runner.model.state_dict()
+    weights["network.extra"] = weights.pop("network.head.fc.bias")
+    torch.save({"state_dict": weights}, tmp_path / "other.pth")
+    with pytest.raises(RuntimeError, match=r"(?s)network\.head\.fc\.bias.*network\.extra"):
+        runner.load_checkpoint(str(tmp_path / "other.pth"))
