@@ -1,0 +1,250 @@
+"""What timm's own test suite asks of a model (huggingface/pytorch-image-models,
+tests/test_models.py), asked of every registered model of ours.
+
+Models of at most MAX_RUN parameters run, on images as small as their stride allows. Larger ones
+are wider or deeper forms of those; shapes, names and interfaces are checked on the meta device.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from timm.models._features_fx import create_feature_extractor
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+import visionssm
+
+MAX_RUN = 35e6
+SIZE = 64
+NAMES = visionssm.list_models()
+
+
+def build(name: str, device: str = "cpu", **kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return timm.create_model(name, **kwargs)
+
+
+@functools.cache
+def num_params(name: str) -> int:
+    return sum(p.numel() for p in build(name, "meta").parameters())
+
+
+RUNNABLE = [name for name in NAMES if num_params(name) <= MAX_RUN]
+SMALLEST = min(NAMES, key=num_params)
+every_name = pytest.mark.parametrize("name", NAMES)
+every_runnable = pytest.mark.parametrize("name", RUNNABLE)
+
+
+def images(
+    batch: int = 1, size: int = SIZE, device: str = "cpu", channels: int = 3
+) -> torch.Tensor:
+    return torch.randn(batch, channels, size, size, device=device)
+
+
+def spatial(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
+    return tuple(features.shape[1:3] if model.output_fmt == "NHWC" else features.shape[2:])
+
+
+def test_every_model_is_listed():
+    assert NAMES == sorted(NAMES)
+    assert "vmamba_pico" in NAMES
+    assert visionssm.list_models("*_tiny_*") == [n for n in NAMES if "_tiny_" in n]
+    assert "resnet50" not in NAMES
+
+
+@every_runnable
+def test_forward_is_the_same_with_gradient_checkpointing(name):
+    model = build(name).eval()
+    x = images()
+    out = model(x)
+    assert out.shape == (1, model.num_classes)
+    assert out.isfinite().all()
+    model.set_grad_checkpointing()
+    torch.testing.assert_close(model(x), out, rtol=1e-4, atol=1e-5)
+
+
+@every_name
+def test_forward_on_the_meta_device(name):
+    model = build(name, "meta")
+    assert model(images(2, device="meta")).shape == (2, model.num_classes)
+
+
+@every_runnable
+def test_backward_gives_every_parameter_a_gradient(name):
+    model = build(name, num_classes=42, drop_path_rate=0.1).train()
+    out = model(images(2))
+    assert out.shape == (2, 42)
+    out.mean().backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or p.grad.isnan().any()]
+    assert not missing
+
+
+def test_gradients_are_the_same_with_checkpointing():
+    gradients = []
+    for checkpointing in (False, True):
+        model = build(SMALLEST).train()
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(1)
+        model(images(2)).square().mean().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+@every_name
+def test_default_cfg_describes_the_model(name):
+    model = build(name, "meta").eval()
+    keys, cfg = model.state_dict().keys(), model.default_cfg
+    for entry in ("classifier", "first_conv"):
+        assert cfg[entry] + ".weight" in keys
+    assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+    assert isinstance(model.num_features, int)
+    for entry in ("mean", "std", "crop_pct", "interpolation", "license"):
+        assert cfg[entry], entry
+
+    x = torch.randn(1, *cfg["input_size"], device="meta")
+    features = model.forward_features(x)
+    assert spatial(model, features) == cfg["pool_size"]
+    assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
+    model.reset_classifier(0)
+    assert model(x).shape == (1, model.num_features)
+    model.reset_classifier(0, "")
+    assert spatial(model, model(x)) == cfg["pool_size"]
+    model.reset_classifier(7, "avg")
+    assert model(x).shape == (1, 7)
+    assert model.num_classes == 7
+
+
+@every_name
+def test_any_image_size_and_channel_count(name):
+    model = build(name, "meta", in_chans=1, num_classes=5)
+    for size in [(33, 70), (64, 224)]:
+        model.set_input_size(size)
+        assert model(torch.randn(1, 1, *size, device="meta")).shape == (1, 5)
+    with pytest.raises(ValueError, match="patch_size: expected"):
+        model.set_input_size(patch_size=1000)
+
+
+@every_name
+@pytest.mark.parametrize("feature_cls", [None, "list", "dict", "hook"])
+def test_features_only(name, feature_cls):
+    options = {} if feature_cls is None else {"feature_cls": feature_cls}
+    model = build(name, "meta", features_only=True, **options).eval()
+    channels, reductions = model.feature_info.channels(), model.feature_info.reduction()
+    assert len(channels) >= 3
+    maps = model(images(device="meta"))
+    maps = list(maps.values()) if isinstance(maps, dict) else maps
+    nhwc = model.output_fmt == "NHWC"
+    assert len(maps) == len(channels)
+    for x, c, r in zip(maps, channels, reductions, strict=True):
+        side = SIZE // r
+        assert x.shape == ((1, side, side, c) if nhwc else (1, c, side, side))
+
+
+@every_runnable
+def test_feature_extractors_return_the_intermediates(name):
+    model = build(name).eval()
+    x = images()
+    with torch.no_grad():
+        features, maps = model.forward_intermediates(x)
+        torch.testing.assert_close(features, model.forward_features(x))
+        state = model.state_dict()
+        for options in ({}, {"feature_cls": "fx"}):
+            extractor = timm.create_model(name, features_only=True, **options).eval()
+            inner = extractor.model if hasattr(extractor, "model") else extractor.graph_module
+            inner.load_state_dict({k: v for k, v in state.items() if k in inner.state_dict()})
+            nhwc = extractor.output_fmt == "NHWC"
+            for got, expected in zip(extractor(x), maps, strict=True):
+                torch.testing.assert_close(got.permute(0, 3, 1, 2) if nhwc else got, expected)
+
+
+@every_name
+def test_intermediates_by_index_format_and_norm(name):
+    model = build(name, "meta").eval()
+    x, last = images(device="meta"), len(model.feature_info) - 1
+    channels = [info["num_chs"] for info in model.feature_info]
+    final, maps = model.forward_intermediates(x, indices=2)
+    assert [m.shape[1] for m in maps] == channels[-2:]
+    assert final.shape == model.forward_features(x).shape
+    maps = model.forward_intermediates(
+        x, indices=[0, -1], norm=True, output_fmt="NHWC", intermediates_only=True
+    )
+    assert [m.shape[-1] for m in maps] == [channels[0], channels[last]]
+    final, maps = model.forward_intermediates(x, indices=[0], stop_early=True)
+    assert final.shape == (1, SIZE // 4, SIZE // 4, channels[0])
+    with pytest.raises(ValueError, match="output_fmt: expected"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+def test_stopping_early_gives_the_same_maps():
+    model = build(SMALLEST).eval()
+    x = images()
+    early = model.forward_intermediates(x, [1], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early, model.forward_intermediates(x, [1], intermediates_only=True))
+    normed = model.forward_intermediates(x, [-1], norm=True, intermediates_only=True)[0]
+    torch.testing.assert_close(normed.permute(0, 2, 3, 1), model.forward_features(x))
+
+
+@every_name
+def test_pruned_models_keep_what_the_intermediates_need(name):
+    model = build(name, "meta").eval()
+    full = num_params(name)
+    assert model.prune_intermediate_layers([0, 1]) == [0, 1]
+    assert sum(p.numel() for p in model.parameters()) < full / 2
+    maps = model.forward_intermediates(images(device="meta"), [0, 1], intermediates_only=True)
+    assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info[:2]]
+    assert model.num_features == maps[-1].shape[1]
+    assert isinstance(model.get_classifier(), nn.Identity)
+
+
+@every_runnable
+def test_symbolic_trace_computes_the_same(name):
+    model = build(name, num_classes=42).train()
+    x = images(2)
+    traced = create_feature_extractor(model, ["head.fc"])
+    out = traced(x)["head.fc"]
+    torch.testing.assert_close(out, model(x))
+    out.mean().backward()
+    assert all(p.grad is not None for p in traced.parameters())
+
+
+@every_runnable
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torchscript_by_tracing(name):
+    """TorchScript cannot compile the scan from source: its argument checks, keyword-only arguments
+    and dispatch are Python. A trace records the operator that they end in."""
+    model = build(name).eval()
+    x = images()
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x, check_trace=False)
+        torch.testing.assert_close(traced(x), model(x))
+
+
+@every_name
+def test_parameter_groups_cover_every_parameter_once(name):
+    model = build(name, "meta")
+    names = {n for n, _ in model.named_parameters()}
+    assert model.no_weight_decay() <= names
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse=coarse))
+        assert sorted(n for group in groups.values() for n in group) == sorted(names)
+        assert len(groups) > len(model.feature_info)
+    scaled = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.9)
+    assert sum(len(group["params"]) for group in scaled) == len(names)
+    assert min(group["lr_scale"] for group in scaled) < 1
+
+
+@every_name
+def test_device_and_dtype_reach_the_parameters(name):
+    model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+    assert all(p.device.type == "meta" for p in model.parameters())
+    assert model.get_classifier().weight.dtype == torch.bfloat16
+    out = model(images(device="meta").bfloat16())
+    assert out.dtype == torch.bfloat16
+    model.reset_classifier(3)
+    assert model.get_classifier().weight.dtype == torch.bfloat16
