@@ -64,6 +64,7 @@ def tiny_config(image_root, tmp_path) -> Config:
     recipe = {
         "work_dir": str(tmp_path / "run"),
         "launcher": "none",
+        "env_cfg": {"cudnn_benchmark": False},  # it may choose other kernels run by run
         "model": {
             "type": "ImageClassifier",
             "network": {

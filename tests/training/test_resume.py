@@ -32,10 +32,22 @@ CASES = {
         },
     ),
     "bfloat16": (7, {"optim_wrapper.type": "BFloat16OptimWrapper"}),
+    "float16 with loss scaling": (
+        7,
+        {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.dtype": "float16"},
+    ),
 }
 
 
-@pytest.mark.parametrize(("stop", "options"), CASES.values(), ids=CASES.keys())
+def cases() -> list:
+    """Each case under its name; float16 trains on CUDA only."""
+    return [
+        pytest.param(*case, id=name, marks=[pytest.mark.gpu] * (name.startswith("float16")))
+        for name, case in CASES.items()
+    ]
+
+
+@pytest.mark.parametrize(("stop", "options"), cases())
 def test_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, stop, options):
     """Losses of every step, weights, averaged weights, optimizer state and logged epochs."""
     whole, losses = run(tiny_config, work_dir=str(tmp_path / "whole"), **options)

@@ -22,7 +22,8 @@ class LastAndBestHook(Hook):
     by which mmengine finds the file to resume.
 
     Args:
-        monitor: validation metric that chooses the best; higher is better.
+        monitor: validation metric that chooses the best; higher is better, and of equals
+            the later, which was trained longer.
         interval_iters: also save every so many steps within an epoch.
     """
 
@@ -36,7 +37,7 @@ class LastAndBestHook(Hook):
         if self.monitor not in metrics:
             raise ValueError(f"monitor={self.monitor!r}: validation reports {sorted(metrics)}")
         best = runner.message_hub.get_info("best_score")
-        if best is None or metrics[self.monitor] > best:
+        if best is None or metrics[self.monitor] >= best:
             runner.message_hub.update_info("best_score", metrics[self.monitor])
             runner.message_hub.update_info("best_epoch", runner.epoch)
             self._save(runner, "best.pth", runner.iter, resumable=False)

@@ -69,7 +69,11 @@ def draw_curves(lines: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    loss.plot([line["epoch"] for line in lines], [line["loss"] for line in lines], label="training")
+    loss.plot(
+        [line["epoch"] for line in lines],
+        [line["loss"] for line in lines],
+        label="training (augmented)",
+    )
     validated = [line for line in lines if "val" in line]
     epochs = [line["epoch"] for line in validated]
     for name in validated[0]["val"] if validated else ():
