@@ -1,8 +1,9 @@
 """What timm's own test suite asks of a model (huggingface/pytorch-image-models,
 tests/test_models.py), asked of every registered model of ours.
 
-Models of at most MAX_RUN parameters run, on images as small as their stride allows. Larger ones
-are wider or deeper forms of those; shapes, names and interfaces are checked on the meta device.
+Models of at most MAX_RUN parameters run, on images as small as their stride allows, and the
+smallest of each family is traced. Larger ones are wider or deeper forms of those; their shapes,
+names and interfaces are checked on the meta device.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ RUNNABLE = [name for name in NAMES if num_params(name) <= MAX_RUN]
 SMALLEST = min(NAMES, key=num_params)
 every_name = pytest.mark.parametrize("name", NAMES)
 every_runnable = pytest.mark.parametrize("name", RUNNABLE)
+FAMILIES = {timm.model_entrypoint(name).__module__ for name in NAMES}
+one_of_each_family = pytest.mark.parametrize(
+    "name",
+    [
+        min((n for n in NAMES if timm.model_entrypoint(n).__module__ == family), key=num_params)
+        for family in sorted(FAMILIES)
+    ],
+)
 
 
 def images(
@@ -146,7 +155,7 @@ def test_features_only(name, feature_cls):
         assert x.shape == ((1, side, side, c) if nhwc else (1, c, side, side))
 
 
-@every_runnable
+@one_of_each_family
 def test_feature_extractors_return_the_intermediates(name):
     model = build(name).eval()
     x = images()
@@ -202,7 +211,7 @@ def test_pruned_models_keep_what_the_intermediates_need(name):
     assert isinstance(model.get_classifier(), nn.Identity)
 
 
-@every_runnable
+@one_of_each_family
 def test_symbolic_trace_computes_the_same(name):
     model = build(name, num_classes=42).train()
     x = images(2)
@@ -213,7 +222,7 @@ def test_symbolic_trace_computes_the_same(name):
     assert all(p.grad is not None for p in traced.parameters())
 
 
-@every_runnable
+@one_of_each_family
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_torchscript_by_tracing(name):
     """TorchScript cannot compile the scan from source: its argument checks, keyword-only arguments
