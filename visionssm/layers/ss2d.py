@@ -18,6 +18,7 @@ from .typing import Layer
 register_notrace_function(selective_scan)
 register_notrace_function(scan_routes)
 
+INITS = ("v0", "v1", "v2")
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
@@ -78,8 +79,8 @@ class SS2D(nn.Module):
         dd = {"device": device, "dtype": dtype}
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size: expected an odd positive integer, got {kernel_size}")
-        if init not in ("v0", "v1", "v2"):
-            raise ValueError(f"init: expected 'v0', 'v1' or 'v2', got {init!r}")
+        if init not in INITS:
+            raise ValueError(f"init: expected one of {INITS}, got {init!r}")
         d_inner = int(ssm_ratio * dim)
         if d_inner < 1:
             raise ValueError(f"ssm_ratio: expected at least one inner channel, got {ssm_ratio}")

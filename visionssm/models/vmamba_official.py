@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from visionssm.layers.ss2d import INITS
+
 from .dense import DenseBackbone
 from .official import OfficialLayout, choose, register_official
 from .vmamba import OLD_KEYS, VMamba, official_layout
@@ -112,12 +114,14 @@ def _official_scan_args(args: dict[str, Any]) -> dict[str, Any]:
         )
     if args["forward_type"] in ("v0", "v0seq"):  # its class takes none of these options
         return {"ssm_conv": 3, "ssm_conv_bias": True, "ssm_gate": True, "ssm_act_layer": "silu"}
+    if args["ssm_conv"] > 1 and args["ssm_conv"] % 2 == 0:
+        raise ValueError(f"ssm_conv: expected an odd kernel, or at most 1, got {args['ssm_conv']}")
     return {
-        "ssm_conv": args["ssm_conv"],
+        "ssm_conv": max(1, args["ssm_conv"]),  # below 2 there is no convolution
         "ssm_conv_bias": args["ssm_conv_bias"],
         "ssm_gate": not suffixes["_noz"],
         "ssm_gate_act": not suffixes["_nozact"],
         "ssm_act_layer": choose("ssm_act_layer", args["ssm_act_layer"].lower(), OFFICIAL_ACTS),
         "ssm_out_act_layer": "gelu" if suffixes["_oact"] else None,
-        "ssm_init": args["ssm_init"],
+        "ssm_init": choose("ssm_init", args["ssm_init"], {name: name for name in INITS}),
     }
