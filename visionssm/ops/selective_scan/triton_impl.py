@@ -1,10 +1,11 @@
 """Selective scan in Triton: forward, backward, routes read inside the kernels.
 
 One program owns a block of channels of one (batch, route) pair and walks a segment of the route in
-tiles of TILE steps, gathering token rows by the route. A tile is a (TILE, channels) block held by one
-warp whose threads lie along the channels: each thread has all steps of its channels in registers, so
-the scan over steps is serial multiply-adds without any exchange between threads. The contiguity hint
-in `_channel_offsets` is what makes the compiler choose that layout.
+tiles of TILE steps, gathering token rows by the route. A tile is a (TILE, channels) block held by
+one warp whose threads lie along the channels: each thread has all steps of its channels in
+registers, so the scan over steps is serial multiply-adds without any exchange between threads. The
+alignment hint in `_channel_offsets` is what makes the compiler choose that layout. The next tile's
+rows are loaded before the current one is computed.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(dt_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -15,13 +16,13 @@ in `_channel_offsets` is what makes the compiler choose that layout.
         gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t + A_n r_t h_(t-1)
         gA_n += dt_t r_t h_(t-1)    gdelta_t = gdt_t sigmoid(delta_t + bias)
 
-Both scans also yield the value one step earlier (h_(t-1), r_(t+1)): an affine map is carried together
-with the map without its last step, see `_compose`.
+Both scans also yield the value one step earlier (h_(t-1), r_(t+1)): an affine map is carried
+together with the map without its last step, see `_compose`.
 
-When batch x routes x channels cannot fill the device, the length is split into segments: a first pass
-computes each segment's end from a zero state and its total step size, `_carry_kernel` carries the ends
-across segments (h_start' = exp(A sum dt) h_start + end), the main pass starts from them. The backward
-pass does the same with r from the other end.
+When batch x routes x channels cannot fill the device, the length is split into segments: a first
+pass computes each segment's end from a zero state and its total step size, `_carry_kernel` carries
+the ends across segments (h_start' = exp(A sum dt) h_start + end), the main pass starts from them.
+The backward pass does the same with r from the other end.
 
 Sums over channel blocks, batch and segments go through partial buffers and a reduction in a fixed
 order: no atomics, the same bits every run. All arithmetic is float32.
@@ -37,7 +38,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 16  # steps a tile; also the distance between states saved for the backward pass
-BLOCK_D = 32  # channels a program: one warp, a thread each
+BLOCK_D = 32  # channels a program: one warp, a channel a thread
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
@@ -50,78 +51,96 @@ LOG2E = tl.constexpr(1.4426950408889634)
 def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
     """Compose h -> a h + x of two runs of steps; (p, e) is the same map without its last step.
 
-    A single step has (p, e) = (1, -0): with constants the compiler drops their arithmetic, and adding
-    -0 changes no value.
+    A single step has (p, e) = (1, -0): with constants the compiler drops their arithmetic, and
+    adding -0 changes no value.
     """
     return a2 * a1, a2 * x1 + x2, p2 * a1, p2 * x1 + e2
 
 
 @triton.jit
-def _channel_offsets(i_d, BD: tl.constexpr, VEC: tl.constexpr):
-    return tl.max_contiguous(i_d * BD + tl.arange(0, BD), VEC)
+def _scan_steps(a, x, start, first):
+    """h_t = a_t h_(t-1) + x_t over the rows, from `start` before row `first`; h_t and h_(t-1)."""
+    x = tl.where(first, a * start[None, :] + x, x)
+    one = tl.full(x.shape, 1.0, tl.float32)
+    before = tl.where(first, start[None, :], -0.0)
+    _, h, _, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
+    return h, h_prev
+
+
+@triton.jit
+def _channel_offsets(i_d, BD: tl.constexpr):
+    """Channels of the program. Claiming no more alignment than a thread's share keeps it there."""
+    return tl.multiple_of(i_d * BD + tl.arange(0, BD), (BD + 31) // 32)
 
 
 @triton.jit
 def _softplus(x):
-    """log(1 + exp(x)), linear above 20; a series below exp(x) = 0.06, where 1 + exp(x) rounds."""
-    e = tl.exp(tl.minimum(x, 20.0))
-    series = e * (1.0 - e * (1.0 / 2 - e * (1.0 / 3 - e * (1.0 / 4 - e * (1.0 / 5)))))
-    return tl.where(x <= 20.0, tl.where(e < 0.06, series, tl.log(1.0 + e)), x)
+    """max(x, 0) + log(1 + e) with e = exp(-|x|), and its derivative sigmoid(x).
+
+    log(1 + e) / e on [0, 1] is a polynomial, minimax in relative error (2e-7 in float32 for every
+    x): no logarithm, no special cases.
+    """
+    e = tl.exp2(-tl.abs(x) * LOG2E)
+    p = 0.005232695490121841 * e - 0.02950524352490902
+    p = p * e + 0.07822595536708832
+    p = p * e - 0.13663245737552643
+    p = p * e + 0.19106006622314453
+    p = p * e - 0.2484298199415207
+    p = p * e + 0.3331909775733948
+    p = p * e - 0.4999949336051941
+    p = p * e + 0.9999999403953552
+    return tl.maximum(x, 0.0) + e * p, tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
-def _route_tile(
-    p_routes, i_s, end, l,
-    HAS_ROUTES: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+def _load_tile(
+    p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+    U: tl.constexpr, GY: tl.constexpr,
 ):  # fmt: skip
-    """Token of each step of the tile at i_s, whether the step exists, whether it has a token."""
+    """Tokens of the tile at step i_s, their validity, and their rows of delta, u and gy."""
     o_s = i_s + tl.arange(0, TILE)
-    m_s = o_s < end
+    m_token = o_s < end
     token = o_s
     if HAS_ROUTES:
-        token = tl.load(p_routes + o_s, mask=m_s, other=-1).to(tl.int32)
-    m_token = m_s & (token >= 0) & (token < l)
+        token = tl.load(p_routes + o_s, mask=m_token, other=-1).to(tl.int32)
+        if not COMPLETE:
+            m_token = (token >= 0) & (token < l)
     if WIDE:
         token = token.to(tl.int64)
-    return token, m_s, m_token
+    mask = m_token[:, None] & m_d[None, :]
+    rows = token[:, None]
+    cols = o_d[None, :]
+    delta = tl.load(p_delta + (rows * stride_dl + cols), mask=mask, other=0.0)
+    u = delta
+    gy = delta
+    if U:
+        u = tl.load(p_u + (rows * stride_ul + cols), mask=mask, other=0.0)
+    if GY:
+        gy = tl.load(p_gy + (rows * stride_gl + cols), mask=mask, other=0.0)
+    return token, m_token, delta, u, gy
 
 
 @triton.jit
-def _load_rows(p, token, stride_l, o_d, mask):
-    return tl.load(p + token[:, None] * stride_l + o_d[None, :], mask=mask, other=0.0).to(
-        tl.float32
-    )
-
-
-@triton.jit
-def _step_sizes(p_delta, token, stride_l, o_d, mask, m_s, bias, SOFTPLUS: tl.constexpr):
-    """delta + bias and the step size; zero where the step does not exist."""
-    pre = _load_rows(p_delta, token, stride_l, o_d, mask) + bias[None, :]
-    dt = _softplus(pre) if SOFTPLUS else pre
-    return pre, tl.where(m_s[:, None], dt, 0.0)
-
-
-@triton.jit
-def _forward_scan(dt, x, a2, h0, first):
-    """All h_t of the tile, all h_(t-1), and the decay a_t; h0 enters at the first step."""
-    a = tl.exp2(dt * a2[None, :])
-    x = tl.where(first, a * h0[None, :] + x, x)
-    one = tl.full(x.shape, 1.0, tl.float32)
-    before = tl.where(first, h0[None, :], -0.0)
-    _, h, _, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
-    return a, h, h_prev
+def _step_sizes(delta, bias, i_s, end, SOFTPLUS: tl.constexpr, TILE: tl.constexpr):
+    """Step size, zero where the step does not exist, and its derivative by delta."""
+    dt = delta.to(tl.float32) + bias[None, :]
+    slope = tl.full(dt.shape, 1.0, tl.float32)
+    if SOFTPLUS:
+        dt, slope = _softplus(dt)
+    exists = i_s + tl.arange(0, TILE) < end
+    return tl.where(exists[:, None], dt, 0.0), tl.where(exists[:, None], slope, 0.0)
 
 
 @triton.jit
 def _forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt,
     stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
-    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_Cb, stride_Ck, stride_Cl, stride_Cn,
-    stride_rb,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, VEC: tl.constexpr, TILE: tl.constexpr,
-    HAS_ROUTES: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr,
+    N: tl.constexpr, BD: tl.constexpr, TILE: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_DT: tl.constexpr,
 ):  # fmt: skip
     """Scan one segment from the state in p_carry, leaving the segment's last state there."""
@@ -132,17 +151,19 @@ def _forward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
+    if DENSE:  # rows of u and delta are adjacent, as y's: one offset serves all three
+        stride_ul, stride_dl = d, d
 
     p_u += i_b * stride_ub + i_k * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
     p_B += i_b * stride_Bb + i_k * stride_Bk
-    p_C += i_b * stride_Cb + i_k * stride_Ck
+    p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * length
     p_y += i_bk * l * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE) * N * d
 
-    o_d = _channel_offsets(i_d, BD, VEC)
+    o_d = _channel_offsets(i_d, BD)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
@@ -156,11 +177,17 @@ def _forward_kernel(
         a2_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32) * LOG2E
         state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
 
+    token, m_token, delta, u, no_gy = _load_tile(
+        p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, begin, end, l, o_d, m_d,
+        HAS_ROUTES, COMPLETE, WIDE, TILE, True, False,
+    )  # fmt: skip
     for i_s in range(begin, end, TILE):
-        token, m_s, m_token = _route_tile(p_routes, i_s, end, l, HAS_ROUTES, WIDE, TILE)
-        mask = m_token[:, None] & m_d[None, :]
-        u = _load_rows(p_u, token, stride_ul, o_d, mask)
-        _, dt = _step_sizes(p_delta, token, stride_dl, o_d, mask, m_s, bias, SOFTPLUS)
+        token_next, m_token_next, delta_next, u_next, no_gy = _load_tile(
+            p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, i_s + TILE, end, l, o_d, m_d,
+            HAS_ROUTES, COMPLETE, WIDE, TILE, True, False,
+        )  # fmt: skip
+        u = u.to(tl.float32)
+        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, TILE)
         du = dt * u
         y = tl.zeros([TILE, BD], tl.float32)
         if HAS_D:
@@ -168,7 +195,8 @@ def _forward_kernel(
         if STORE_SUM_DT:
             sum_dt += tl.sum(dt, 0)
         for n in range(N):
-            Bn = tl.load(p_B + token * stride_Bl + n * stride_Bn, mask=m_token, other=0.0)
+            o_B = token * stride_Bl + n * stride_Bn
+            Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)
             if N == 1:
                 a2, state = a2_1, state_1
             else:
@@ -176,20 +204,23 @@ def _forward_kernel(
                 state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             if STORE_STATES:
                 tl.store(p_states + n * d + o_d, state, mask=m_d)
-            _, h, _ = _forward_scan(dt, du * Bn.to(tl.float32)[:, None], a2, state, rows == 0)
+            a = tl.exp2(dt * a2[None, :])
+            h, h_prev = _scan_steps(a, du * Bn[:, None], state, rows == 0)
             state = tl.sum(tl.where(rows == TILE - 1, h, 0.0), 0)
             if N == 1:
                 state_1 = state
             else:
                 tl.store(p_carry + n * d + o_d, state, mask=m_d)
             if STORE_Y:
-                Cn = tl.load(p_C + token * stride_Cl + n * stride_Cn, mask=m_token, other=0.0)
-                y += h * Cn.to(tl.float32)[:, None]
+                Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
+                y += h * Cn[:, None]
         if N > 1:
             tl.debug_barrier()  # the next tile reads the states this one wrote
         if STORE_Y:
-            tl.store(p_y + token[:, None] * d + o_d[None, :], y, mask=mask)
+            mask = m_token[:, None] & m_d[None, :]
+            tl.store(p_y + (token[:, None] * d + o_d[None, :]), y, mask=mask)
         p_states += N * d
+        token, m_token, delta, u = token_next, m_token_next, delta_next, u_next
 
     if N == 1:
         tl.store(p_carry + o_d, state_1, mask=m_d)
@@ -226,15 +257,14 @@ def _backward_kernel(
     p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_states, p_carry,
     p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias,
     stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
-    stride_db, stride_dk, stride_dl,
-    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_Cb, stride_Ck, stride_Cl, stride_Cn,
-    stride_rb, stride_gB,
+    stride_db, stride_dk, stride_dl, stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
+    stride_gB,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, VEC: tl.constexpr, TILE: tl.constexpr,
-    HAS_ROUTES: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
+    N: tl.constexpr, BD: tl.constexpr, TILE: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
 ):  # fmt: skip
-    """Walk one segment from its end, p_carry holding r of the step after it (in) and of its first (out).
+    """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
     With SUMMARY only r is computed, for the carry across segments.
     """
@@ -246,12 +276,14 @@ def _backward_kernel(
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
     num_tiles = tl.cdiv(end - begin, TILE)
+    if DENSE:
+        stride_ul, stride_dl, stride_gl = d, d, d
 
     p_gy += i_b * stride_gb + i_k * stride_gk
     p_u += i_b * stride_ub + i_k * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
     p_B += i_b * stride_Bb + i_k * stride_Bk
-    p_C += i_b * stride_Cb + i_k * stride_Ck
+    p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * length
     p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
@@ -261,7 +293,7 @@ def _backward_kernel(
     p_gB += i_d * stride_gB + i_bk * l * N
     p_gC += i_d * stride_gB + i_bk * l * N
 
-    o_d = _channel_offsets(i_d, BD, VEC)
+    o_d = _channel_offsets(i_d, BD)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
@@ -280,12 +312,15 @@ def _backward_kernel(
 
     for i in range(num_tiles):
         i_s = begin + (num_tiles - 1 - i) * TILE
-        token, m_s, m_token = _route_tile(p_routes, i_s, end, l, HAS_ROUTES, WIDE, TILE)
-        mask = m_token[:, None] & m_d[None, :]
-        gy = _load_rows(p_gy, token, stride_gl, o_d, mask)
-        pre, dt = _step_sizes(p_delta, token, stride_dl, o_d, mask, m_s, bias, SOFTPLUS)
+        token, m_token, delta, u, gy = _load_tile(
+            p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
+            HAS_ROUTES, COMPLETE, WIDE, TILE, not SUMMARY, True,
+        )  # fmt: skip
+        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, TILE)
+        gy = gy.to(tl.float32)
         if not SUMMARY:
-            u = _load_rows(p_u, token, stride_ul, o_d, mask)
+            u = u.to(tl.float32)
+            du = dt * u
             gB_dot = tl.zeros([TILE, BD], tl.float32)  # <g, B>
             gdt = tl.zeros([TILE, BD], tl.float32)
         for n in range(N):
@@ -294,32 +329,25 @@ def _backward_kernel(
             else:
                 A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
                 r_in = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
-            a2 = A_n * LOG2E
-            Cn = tl.load(p_C + token * stride_Cl + n * stride_Cn, mask=m_token, other=0.0)
-            w = gy * Cn.to(tl.float32)[:, None]
-            if SUMMARY:
-                a = tl.exp2(dt * a2[None, :])
-            else:
-                Bn = tl.load(p_B + token * stride_Bl + n * stride_Bn, mask=m_token, other=0.0)
-                Bn = Bn.to(tl.float32)[:, None]
-                h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
-                a, h, h_prev = _forward_scan(dt, dt * u * Bn, a2, h0, rows == 0)
-            last = rows == TILE - 1
-            x = a * tl.where(last, w + r_in[None, :], w)
-            one = tl.full(x.shape, 1.0, tl.float32)
-            after = tl.where(last, r_in[None, :], -0.0)
-            _, r, _, r_next = tl.associative_scan((a, x, one, after), 0, _compose, reverse=True)
-            r_out = tl.sum(tl.where(rows == 0, r, 0.0), 0)
+            o_B = token * stride_Bl + n * stride_Bn
+            Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
+            w = gy * Cn[:, None]
+            a = tl.exp2(dt * (A_n * LOG2E)[None, :])
+            # Rows of one thread: turning them round moves no data, scanning backwards would.
+            r, r_next = _scan_steps(tl.flip(a, 0), tl.flip(a * w, 0), r_in, rows == 0)
+            r_out = tl.sum(tl.where(rows == TILE - 1, r, 0.0), 0)
             if N == 1:
                 r_1 = r_out
             else:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
             if not SUMMARY:
+                r, r_next = tl.flip(r, 0), tl.flip(r_next, 0)
+                Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)[:, None]
+                h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
+                h, h_prev = _scan_steps(a, du * Bn, h0, rows == 0)
                 g = w + r_next
-                gC = tl.sum(gy * h, 1)
-                gB = tl.sum(g * dt * u, 1)
-                tl.store(p_gC + token * N + n, gC, mask=m_token)
-                tl.store(p_gB + token * N + n, gB, mask=m_token)
+                tl.store(p_gC + (token * N + n), tl.sum(gy * h, 1), mask=m_token)
+                tl.store(p_gB + (token * N + n), tl.sum(g * du, 1), mask=m_token)
                 gB_dot += g * Bn
                 ga = r * h_prev  # gradient of dt A_n
                 gdt += ga * A_n[None, :]
@@ -333,15 +361,13 @@ def _backward_kernel(
         if N > 1:
             tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
         if not SUMMARY:
-            gdt += u * gB_dot
-            gu = dt * gB_dot + skip[None, :] * gy
-            if SOFTPLUS:
-                gdt *= tl.where(pre <= 20.0, tl.sigmoid(pre), 1.0)
-            gdt = tl.where(m_s[:, None], gdt, 0.0)
+            gdt = (gdt + u * gB_dot) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)
-            tl.store(p_gu + token[:, None] * d + o_d[None, :], gu, mask=mask)
-            tl.store(p_gdelta + token[:, None] * d + o_d[None, :], gdt, mask=mask)
+            mask = m_token[:, None] & m_d[None, :]
+            offsets = token[:, None] * d + o_d[None, :]
+            tl.store(p_gu + offsets, dt * gB_dot + skip[None, :] * gy, mask=mask)
+            tl.store(p_gdelta + offsets, gdt, mask=mask)
 
     if N == 1:
         tl.store(p_carry + o_d, r_1, mask=m_d)
@@ -419,10 +445,11 @@ class _Call:
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[2]
         self.u, self.delta = _unit_stride(u), _unit_stride(delta)
-        self.B, self.C, self.D, self.delta_bias = B, C, D, delta_bias
-        self.A, self.D, self.delta_bias = (
-            None if t is None else t.contiguous() for t in (A, D, delta_bias)
-        )
+        # B and C are slices of one projection as a rule, and then share their strides.
+        same = B.stride() == C.stride()
+        self.B, self.C = (B, C) if same else (B.contiguous(), C.contiguous())
+        self.A = A.contiguous()
+        self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.routes = None if routes is None else routes.contiguous()
         self.length = l if routes is None else routes.shape[-1]
         self.softplus = delta_softplus
@@ -433,12 +460,14 @@ class _Call:
         self.num_segments, self.segment = _split_length(
             self.length, b * k * self.num_blocks, u.device
         )
-        widest = max(x.stride(2) for x in (self.u, self.delta, B, C))
+        row_strides = [x.stride(2) for x in (self.u, self.delta)]
+        widest = max(*row_strides, self.B.stride(2), d)
+        self.dense = all(stride == d for stride in row_strides)
         self.flags = dict(
-            N=self.sizes[4], BD=self.block_d, VEC=triton.cdiv(self.block_d, 32), TILE=TILE,
-            HAS_ROUTES=routes is not None, HAS_D=D is not None, HAS_BIAS=delta_bias is not None,
-            SOFTPLUS=delta_softplus, WIDE=l * max(widest, d, self.sizes[4]) > MAX_INT32_OFFSET,
-            num_warps=1,
+            N=self.sizes[4], BD=self.block_d, TILE=TILE,
+            HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
+            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus,
+            WIDE=l * widest > MAX_INT32_OFFSET, num_warps=1,
         )  # fmt: skip
 
     def device(self):
@@ -467,10 +496,10 @@ class _Call:
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_dt, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *_strides(self.B),
-            *_strides(self.C), self._route_stride(),
+            self._route_stride(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None, STORE_STATES=states is not None,
-            STORE_SUM_DT=sum_dt is not None, **self.flags,
+            STORE_SUM_DT=sum_dt is not None, DENSE=self.dense, **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
@@ -525,8 +554,9 @@ class _Call:
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *outputs,
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
-            *_strides(self.B), *_strides(self.C), self._route_stride(), b * k * l * n,
-            k, l, d, self.length, self.segment, SUMMARY=SUMMARY, **self.flags,
+            *_strides(self.B), self._route_stride(), b * k * l * n,
+            k, l, d, self.length, self.segment, SUMMARY=SUMMARY,
+            DENSE=self.dense and grad_y.stride(2) == d, **self.flags,
         )  # fmt: skip
 
     def _segment_step_sizes(self) -> Tensor:
@@ -546,8 +576,7 @@ class _Call:
         return (_or(t, self.u) for t in (self.D, self.delta_bias, self.routes))
 
     def _route_stride(self) -> int:
-        shared = self.routes is None or self.routes.dim() == 2
-        return 0 if shared else self.routes.stride(0)
+        return 0 if self.routes is None or self.routes.dim() == 2 else self.routes.stride(0)
 
 
 def _split_length(length: int, programs: int, device: torch.device) -> tuple[int, int]:
