@@ -1,10 +1,12 @@
 """A tiny image folder and a training config around it, small enough to run in a second."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -54,7 +56,7 @@ def loader(root: Path, split: str, **changes) -> dict:
 
 
 @pytest.fixture
-def tiny_config(image_root, tmp_path) -> Config:
+def tiny_config(image_root, tmp_path) -> Iterator[Config]:
     """Three epochs of six steps with everything that draws random numbers switched on."""
     base = Config.fromfile("configs/_base_/runtime.py")
     hooks = {
@@ -65,6 +67,7 @@ def tiny_config(image_root, tmp_path) -> Config:
         "work_dir": str(tmp_path / "run"),
         "launcher": "none",
         "env_cfg": {"cudnn_benchmark": False},  # it may choose other kernels run by run
+        "randomness": {"seed": 0, "deterministic": True},
         "model": {
             "type": "ImageClassifier",
             "network": {
@@ -101,4 +104,6 @@ def tiny_config(image_root, tmp_path) -> Config:
         ],
     }
     base.merge_from_dict({**copy.deepcopy(recipe), "default_hooks": hooks})
-    return base
+    yield base
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False

@@ -40,7 +40,7 @@ def test_run_leaves_what_it_promises(finished_run, image_root, capsys):
 
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 6), (2, 12), (3, 18)]
-    assert all(set(line["val"]) == {"top1", "loss"} for line in lines)
+    assert all(set(line["val"]) == {"top1", "cross_entropy"} for line in lines)
     assert summary["best_validation_score"] == max(line["val"]["top1"] for line in lines)
 
     for name in ("curves.png", "confusion.png"):

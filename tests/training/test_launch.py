@@ -87,4 +87,4 @@ def test_training_with_weights_of_another_run_starts_from_them(tiny_config, tmp_
     tiny_config.work_dir = str(tmp_path / "next")
     train(tiny_config)
     after = json.loads((tmp_path / "next" / "summary.json").read_text())["test"]
-    assert after["loss"] == pytest.approx(before["loss"], rel=1e-4)
+    assert after["cross_entropy"] == pytest.approx(before["cross_entropy"], rel=1e-4)

@@ -1,4 +1,7 @@
-"""A resumed run repeats an uninterrupted one bit for bit; equal seeds give equal runs."""
+"""A resumed run repeats an uninterrupted one bit for bit; equal seeds give equal runs.
+
+On CUDA that takes `randomness=dict(deterministic=True)`, which the tiny config sets.
+"""
 
 import json
 from pathlib import Path

@@ -7,10 +7,11 @@ from mmengine.registry import METRICS
 
 @METRICS.register_module()
 class TopKAccuracy(BaseMetric):
-    """`top1`, `top5`, ... in percent, and `loss`, the mean negative log-likelihood.
+    """`top1`, `top5`, ... in percent, and `cross_entropy`, the mean over all samples.
 
     mmengine gathers the results of all processes and drops the samples that the sampler repeated
-    to give each process equally many.
+    to give each process equally many. No name contains "loss", which mmengine's log would average
+    over the last epochs.
 
     Args:
         topk: which k to report; those larger than the number of classes are left out.
@@ -45,4 +46,4 @@ class TopKAccuracy(BaseMetric):
             for k in self.topk
             if k <= classes[0]
         }
-        return {**metrics, "loss": losses.double().mean().item()}
+        return {**metrics, "cross_entropy": losses.double().mean().item()}

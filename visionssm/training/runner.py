@@ -1,6 +1,7 @@
 """mmengine's Runner, completed where training classifiers needs more."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ class ClassificationRunner(Runner):
                 f"num_classes={model.network.num_classes} in model.network, but the data set has "
                 f"{len(classes)} classes"
             )
+
+    def set_randomness(self, seed: int, deterministic: bool = False, **kwargs) -> None:
+        """Seed the run; `deterministic` makes it repeat bit for bit on CUDA too, at some cost."""
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS demands one
+        super().set_randomness(seed, deterministic=deterministic, **kwargs)
 
     def build_logger(self, *args, **kwargs) -> logging.Logger:
         logger = super().build_logger(*args, **kwargs)

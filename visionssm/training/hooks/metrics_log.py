@@ -78,7 +78,7 @@ def draw_curves(lines: list[dict], path: Path) -> None:
     epochs = [line["epoch"] for line in validated]
     for name in validated[0]["val"] if validated else ():
         values = [line["val"][name] for line in validated]
-        if name == "loss":
+        if name == "cross_entropy":
             loss.plot(epochs, values, label="validation")
         else:
             accuracy.plot(epochs, values, label=name)
