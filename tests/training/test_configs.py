@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, RUNNERS, STRATEGIES
 
 from visionssm.training import load_config, train
 
@@ -64,6 +64,14 @@ def test_recipe_is_the_published_one():
     assert (augmentation.re_prob, augmentation.re_mode) == (0.25, "pixel")
     assert augmentation.interpolation == "bicubic"
     assert cfg.val_dataloader.dataset.transform.crop_pct == 0.875
+
+
+def test_sharded_training_is_configuration():
+    cfg = load_config("configs/classification/vmamba_base_s1l20_imagenet_fsdp.py")
+    assert RUNNERS.get(cfg.runner_type).__name__ == "FlexibleRunner"
+    assert STRATEGIES.get(cfg.strategy.type).__name__ == "FSDPStrategy"
+    assert cfg.optim_wrapper.use_fsdp
+    assert all(HOOKS.get(hook.type) for hook in cfg.default_hooks.values())
 
 
 def test_learning_rate_follows_the_published_curve():
