@@ -65,6 +65,17 @@ def test_exported_folder_is_timms_and_holds_the_best_weights(finished_run):
     assert network.pretrained_cfg["label_names"] == list(CLASSES)
 
 
+def test_run_without_validation_exports_its_last_weights(tiny_config):
+    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+        tiny_config.pop(key)
+    train(tiny_config)
+    folder = Path(tiny_config.work_dir)
+    last = read_checkpoint(folder / "last.pth")["state_dict"]
+    exported = load_file(folder / "model.safetensors")
+    assert all(torch.equal(exported[name], last[f"network.{name}"]) for name in exported)
+    assert not (folder / "best.pth").exists()
+
+
 def test_predict_classifies_held_out_images_with_truth(finished_run, capsys):
     capsys.readouterr()
     assert call_predict(str(finished_run), "--samples", "15") == 0

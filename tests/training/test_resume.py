@@ -3,13 +3,13 @@
 On CUDA that takes `randomness=dict(deterministic=True)`, which the tiny config sets.
 """
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from visionssm.training import read_checkpoint
+from visionssm.training import read_checkpoint, train
+from visionssm.training.hooks.metrics_log import read_metrics
 
 from .helpers import run
 
@@ -67,10 +67,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, stop, op
     for part in ("state_dict", "ema_state_dict"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
     assert str(one["optimizer"]) == str(other["optimizer"])
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("whole", "cut")
-    ]
+    logs = [read_metrics(tmp_path / name) for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert [line["epoch"] for line in logs[0]] == [1, 2, 3]
 
@@ -86,8 +83,20 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs(tiny_config, tmp
 
 
 def test_resume_without_a_checkpoint_begins(tiny_config):
-    _, losses = run(tiny_config, resume=True, **{"train_cfg.max_epochs": 1})
-    assert len(losses) == 6
+    tiny_config.train_cfg.max_epochs = 1
+    train(tiny_config, resume=True)
+    assert len(read_metrics(tiny_config.work_dir)) == 1
+
+
+def test_run_resumes_after_its_folder_was_moved(tiny_config, tmp_path):
+    _, losses = run(tiny_config, record={"stop": 8})
+    moved = Path(tiny_config.work_dir).rename(tmp_path / "moved")
+    tiny_config.work_dir = str(moved)
+    tiny_config.pop("custom_hooks")
+    train(tiny_config, resume=True)
+    lines = read_metrics(moved)
+    assert [line["step"] for line in lines] == [6, 12, 18]
+    assert lines[0]["loss"] == pytest.approx(sum(losses[:6]) / 6)
 
 
 def test_resuming_a_finished_run_trains_no_step(tiny_config):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.registry import RUNNERS
+from mmengine.runner import find_latest_checkpoint
 
 AMP_WRAPPERS = {"bfloat16": "BFloat16OptimWrapper", "float16": "AmpOptimWrapper"}
 TRAINING_KEYS = (
@@ -56,7 +58,8 @@ def use_amp(cfg: Config, dtype: str) -> None:
     if dtype == "float16" and not torch.cuda.is_available():
         raise ValueError("amp='float16' needs CUDA; on the CPU use amp='bfloat16'")
     cfg.optim_wrapper.type = AMP_WRAPPERS[dtype]
-    cfg.optim_wrapper.pop("dtype", None)
+    for key in ("dtype", "loss_scale"):
+        cfg.optim_wrapper.pop(key, None)
     if dtype == "float16":
         cfg.optim_wrapper.dtype = dtype
 
@@ -69,12 +72,21 @@ def train(cfg: Config, resume: bool = False) -> None:
         resume: continue from the last checkpoint in `cfg.work_dir`, or begin if there is none.
     """
     cfg = copy.deepcopy(cfg)
-    cfg.resume = resume
-    runner = RUNNERS.build(cfg)
-    runner.train()
+    checkpoint = _last_checkpoint(cfg.work_dir) if resume else None
+    cfg.resume = checkpoint is not None
+    if checkpoint is not None:
+        cfg.load_from = checkpoint
+    RUNNERS.build(cfg).train()
+    barrier()  # the main process writes the best weights
     best = Path(cfg.work_dir, "best.pth")
     if cfg.get("test_dataloader") is not None and best.exists():
         test(cfg, str(best))
+
+
+def _last_checkpoint(work_dir: str) -> str | None:
+    """Ours, wherever the work directory was moved to, else the one that mmengine's marker names."""
+    last = Path(work_dir, "last.pth")
+    return str(last) if last.exists() else find_latest_checkpoint(work_dir)
 
 
 def test(cfg: Config, checkpoint: str) -> dict[str, float]:

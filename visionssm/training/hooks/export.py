@@ -21,7 +21,7 @@ class ExportHook(Hook):
     """Writes `model.safetensors` and `config.json` of the best (else the last) weights.
 
     `timm.create_model('local-dir:<work_dir>', pretrained=True)` loads them back. The config holds
-    the preprocessing of the validation set and the names of the classes.
+    the preprocessing of the validation set, if there is one, and the names of the classes.
     """
 
     priority = "LOWEST"
@@ -34,7 +34,7 @@ class ExportHook(Hook):
         network = timm.create_model(**{**runner.cfg.model.network, "pretrained": False})
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
-        dataset = runner.val_dataloader.dataset
+        dataset = (runner.val_loop or runner.train_loop).dataloader.dataset
         data = {k: v for k, v in dataset.transform_args.items() if k in DATA_KEYS}
         export_network(network, runner.work_dir, data, dataset.metainfo["classes"])
 
