@@ -135,7 +135,7 @@ def test_chunking_changes_nothing_in_torch(l, step, block):
 
 
 @pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("segment", [16, 48])
+@pytest.mark.parametrize("segment", [32, 64])
 def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment):
     inputs = make_inputs(1, 2, 70, 5, n)
     routes = random_routes(2, 70)

@@ -1,11 +1,11 @@
 """Selective scan in Triton: forward, backward, routes read inside the kernels.
 
 One program owns a block of channels of one (batch, route) pair and walks a segment of the route in
-tiles of TILE steps, gathering token rows by the route. A tile is a (TILE, channels) block held by
-one warp whose threads lie along the channels: each thread has all steps of its channels in
-registers, so the scan over steps is serial multiply-adds without any exchange between threads. The
-alignment hint in `_channel_offsets` is what makes the compiler choose that layout. The next tile's
-rows are loaded before the current one is computed.
+tiles, gathering token rows by the route. A tile is (warps, steps, channels): each warp takes a run
+of consecutive steps and its threads lie along the channels, so a thread has all steps of its
+channels in registers and scans them by serial multiply-adds, without exchange between threads;
+then the warps' totals are scanned (`_scan_steps`). The alignment hint in `_channel_offsets` is what
+makes the compiler choose that layout. The next tile's rows are loaded before this one is computed.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(dt_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -31,17 +31,17 @@ order: no atomics, the same bits every run. All arithmetic is float32.
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 16  # steps a tile; also the distance between states saved for the backward pass
-BLOCK_D = 32  # channels a program: one warp, a channel a thread
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
+MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -58,13 +58,33 @@ def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
 
 
 @triton.jit
-def _scan_steps(a, x, start, first):
-    """h_t = a_t h_(t-1) + x_t over the rows, from `start` before row `first`; h_t and h_(t-1)."""
-    x = tl.where(first, a * start[None, :] + x, x)
+def _scan_steps(a, x, start, W: tl.constexpr, T: tl.constexpr, REVERSE: tl.constexpr):
+    """h_t = a_t h_(t-1) + x_t over the W x T steps of a tile, a and x (W, T, channels).
+
+    Each of the W warps scans its T rows from zero, the warps' totals are scanned across warps, and
+    every warp corrects its rows for the state it starts from. REVERSE takes the warps, not the
+    rows, from the last to the first.
+
+    Returns:
+        all h_t, all h_(t-1), and the state after the last step (channels).
+    """
     one = tl.full(x.shape, 1.0, tl.float32)
-    before = tl.where(first, start[None, :], -0.0)
-    _, h, _, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
-    return h, h_prev
+    none = tl.full(x.shape, -0.0, tl.float32)
+    decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, none), 1, _compose)
+    last = (tl.arange(0, T) == T - 1)[None, :, None]
+    total_decay = tl.sum(tl.where(last, decay, 0.0), 1)  # (W, channels)
+    total = tl.sum(tl.where(last, h, 0.0), 1)
+    one = tl.full(total.shape, 1.0, tl.float32)
+    none = tl.full(total.shape, -0.0, tl.float32)
+    total_decay, total, decay_before, before = tl.associative_scan(
+        (total_decay, total, one, none), 0, _compose, reverse=REVERSE
+    )
+    before += decay_before * start[None, :]
+    last_warp = (tl.arange(0, W) == (0 if REVERSE else W - 1))[:, None]
+    end = tl.sum(tl.where(last_warp, total_decay * start[None, :] + total, 0.0), 0)
+    h += decay * before[:, None, :]
+    h_prev += decay_prev * before[:, None, :]
+    return h, h_prev, end
 
 
 @triton.jit
@@ -93,13 +113,19 @@ def _softplus(x):
 
 
 @triton.jit
+def _tile_steps(W: tl.constexpr, T: tl.constexpr):
+    """Step of each row of a tile, (W, T): consecutive within a warp."""
+    return tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
+
+
+@triton.jit
 def _load_tile(
     p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
-    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
-    U: tl.constexpr, GY: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr,
+    W: tl.constexpr, T: tl.constexpr, U: tl.constexpr, GY: tl.constexpr,
 ):  # fmt: skip
     """Tokens of the tile at step i_s, their validity, and their rows of delta, u and gy."""
-    o_s = i_s + tl.arange(0, TILE)
+    o_s = i_s + _tile_steps(W, T)
     m_token = o_s < end
     token = o_s
     if HAS_ROUTES:
@@ -108,9 +134,9 @@ def _load_tile(
             m_token = (token >= 0) & (token < l)
     if WIDE:
         token = token.to(tl.int64)
-    mask = m_token[:, None] & m_d[None, :]
-    rows = token[:, None]
-    cols = o_d[None, :]
+    mask = m_token[:, :, None] & m_d[None, None, :]
+    rows = token[:, :, None]
+    cols = o_d[None, None, :]
     delta = tl.load(p_delta + (rows * stride_dl + cols), mask=mask, other=0.0)
     u = delta
     gy = delta
@@ -122,14 +148,14 @@ def _load_tile(
 
 
 @triton.jit
-def _step_sizes(delta, bias, i_s, end, SOFTPLUS: tl.constexpr, TILE: tl.constexpr):
+def _step_sizes(delta, bias, i_s, end, SOFTPLUS: tl.constexpr, W: tl.constexpr, T: tl.constexpr):
     """Step size, zero where the step does not exist, and its derivative by delta."""
-    dt = delta.to(tl.float32) + bias[None, :]
+    dt = delta.to(tl.float32) + bias[None, None, :]
     slope = tl.full(dt.shape, 1.0, tl.float32)
     if SOFTPLUS:
         dt, slope = _softplus(dt)
-    exists = i_s + tl.arange(0, TILE) < end
-    return tl.where(exists[:, None], dt, 0.0), tl.where(exists[:, None], slope, 0.0)
+    exists = (i_s + _tile_steps(W, T) < end)[:, :, None]
+    return tl.where(exists, dt, 0.0), tl.where(exists, slope, 0.0)
 
 
 @triton.jit
@@ -138,7 +164,7 @@ def _forward_kernel(
     stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, TILE: tl.constexpr,
+    N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_DT: tl.constexpr,
@@ -151,6 +177,7 @@ def _forward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
+    TILE: tl.constexpr = W * T
     if DENSE:  # rows of u and delta are adjacent, as y's: one offset serves all three
         stride_ul, stride_dl = d, d
 
@@ -171,29 +198,28 @@ def _forward_kernel(
     if HAS_D:
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
-    rows = tl.arange(0, TILE)[:, None]
-    sum_dt = tl.zeros([BD], tl.float32)
+    sum_dt = tl.zeros([W, BD], tl.float32)
     if N == 1:  # the state and the decay rate stay in registers
         a2_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32) * LOG2E
         state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
 
     token, m_token, delta, u, no_gy = _load_tile(
         p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, begin, end, l, o_d, m_d,
-        HAS_ROUTES, COMPLETE, WIDE, TILE, True, False,
+        HAS_ROUTES, COMPLETE, WIDE, W, T, True, False,
     )  # fmt: skip
     for i_s in range(begin, end, TILE):
         token_next, m_token_next, delta_next, u_next, no_gy = _load_tile(
             p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, i_s + TILE, end, l, o_d, m_d,
-            HAS_ROUTES, COMPLETE, WIDE, TILE, True, False,
+            HAS_ROUTES, COMPLETE, WIDE, W, T, True, False,
         )  # fmt: skip
         u = u.to(tl.float32)
-        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, TILE)
+        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, W, T)
         du = dt * u
-        y = tl.zeros([TILE, BD], tl.float32)
+        y = tl.zeros([W, T, BD], tl.float32)
         if HAS_D:
-            y = skip[None, :] * u
+            y = skip[None, None, :] * u
         if STORE_SUM_DT:
-            sum_dt += tl.sum(dt, 0)
+            sum_dt += tl.sum(dt, 1)
         for n in range(N):
             o_B = token * stride_Bl + n * stride_Bn
             Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)
@@ -204,28 +230,27 @@ def _forward_kernel(
                 state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             if STORE_STATES:
                 tl.store(p_states + n * d + o_d, state, mask=m_d)
-            a = tl.exp2(dt * a2[None, :])
-            h, h_prev = _scan_steps(a, du * Bn[:, None], state, rows == 0)
-            state = tl.sum(tl.where(rows == TILE - 1, h, 0.0), 0)
+            a = tl.exp2(dt * a2[None, None, :])
+            h, h_prev, state = _scan_steps(a, du * Bn[:, :, None], state, W, T, False)
             if N == 1:
                 state_1 = state
             else:
                 tl.store(p_carry + n * d + o_d, state, mask=m_d)
             if STORE_Y:
                 Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
-                y += h * Cn[:, None]
+                y += h * Cn[:, :, None]
         if N > 1:
             tl.debug_barrier()  # the next tile reads the states this one wrote
         if STORE_Y:
-            mask = m_token[:, None] & m_d[None, :]
-            tl.store(p_y + (token[:, None] * d + o_d[None, :]), y, mask=mask)
+            mask = m_token[:, :, None] & m_d[None, None, :]
+            tl.store(p_y + (token[:, :, None] * d + o_d[None, None, :]), y, mask=mask)
         p_states += N * d
         token, m_token, delta, u = token_next, m_token_next, delta_next, u_next
 
     if N == 1:
         tl.store(p_carry + o_d, state_1, mask=m_d)
     if STORE_SUM_DT:
-        tl.store(p_sum_dt + (i_bk * num_seg + i_seg) * d + o_d, sum_dt, mask=m_d)
+        tl.store(p_sum_dt + (i_bk * num_seg + i_seg) * d + o_d, tl.sum(sum_dt, 0), mask=m_d)
 
 
 @triton.jit
@@ -260,7 +285,7 @@ def _backward_kernel(
     stride_db, stride_dk, stride_dl, stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     stride_gB,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, TILE: tl.constexpr,
+    N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
 ):  # fmt: skip
@@ -275,6 +300,7 @@ def _backward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
+    TILE: tl.constexpr = W * T
     num_tiles = tl.cdiv(end - begin, TILE)
     if DENSE:
         stride_ul, stride_dl, stride_gl = d, d, d
@@ -287,7 +313,7 @@ def _backward_kernel(
     p_routes += i_b * stride_rb + i_k * length
     p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
-    p_gA += (i_bk * num_seg + i_seg) * N * d
+    p_gA += (i_bk * num_seg + i_seg) * W * N * d
     p_gu += i_bk * l * d
     p_gdelta += i_bk * l * d
     p_gB += i_d * stride_gB + i_bk * l * N
@@ -302,27 +328,28 @@ def _backward_kernel(
     if HAS_D:
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
-    rows = tl.arange(0, TILE)[:, None]
-    gD = tl.zeros([BD], tl.float32)
-    gbias = tl.zeros([BD], tl.float32)
+    o_gA = tl.arange(0, W)[:, None] * (N * d) + o_d[None, :]  # every warp sums its own steps
+    m_gA = (tl.arange(0, W) >= 0)[:, None] & m_d[None, :]
+    gD = tl.zeros([W, BD], tl.float32)
+    gbias = tl.zeros([W, BD], tl.float32)
     if N == 1:
         A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
         r_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
-        gA_1 = tl.zeros([BD], tl.float32)
+        gA_1 = tl.zeros([W, BD], tl.float32)
 
     for i in range(num_tiles):
         i_s = begin + (num_tiles - 1 - i) * TILE
         token, m_token, delta, u, gy = _load_tile(
             p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
-            HAS_ROUTES, COMPLETE, WIDE, TILE, not SUMMARY, True,
+            HAS_ROUTES, COMPLETE, WIDE, W, T, not SUMMARY, True,
         )  # fmt: skip
-        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, TILE)
+        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, W, T)
         gy = gy.to(tl.float32)
         if not SUMMARY:
             u = u.to(tl.float32)
             du = dt * u
-            gB_dot = tl.zeros([TILE, BD], tl.float32)  # <g, B>
-            gdt = tl.zeros([TILE, BD], tl.float32)
+            gB_dot = tl.zeros([W, T, BD], tl.float32)  # <g, B>
+            gdt = tl.zeros([W, T, BD], tl.float32)
         for n in range(N):
             if N == 1:
                 A_n, r_in = A_1, r_1
@@ -331,59 +358,86 @@ def _backward_kernel(
                 r_in = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             o_B = token * stride_Bl + n * stride_Bn
             Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
-            w = gy * Cn[:, None]
-            a = tl.exp2(dt * (A_n * LOG2E)[None, :])
+            w = gy * Cn[:, :, None]
+            a = tl.exp2(dt * (A_n * LOG2E)[None, None, :])
             # Rows of one thread: turning them round moves no data, scanning backwards would.
-            r, r_next = _scan_steps(tl.flip(a, 0), tl.flip(a * w, 0), r_in, rows == 0)
-            r_out = tl.sum(tl.where(rows == TILE - 1, r, 0.0), 0)
+            r, r_next, r_out = _scan_steps(tl.flip(a, 1), tl.flip(a * w, 1), r_in, W, T, True)
             if N == 1:
                 r_1 = r_out
             else:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
             if not SUMMARY:
-                r, r_next = tl.flip(r, 0), tl.flip(r_next, 0)
-                Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)[:, None]
+                r, r_next = tl.flip(r, 1), tl.flip(r_next, 1)
+                Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)[:, :, None]
                 h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
-                h, h_prev = _scan_steps(a, du * Bn, h0, rows == 0)
+                h, h_prev, h_end = _scan_steps(a, du * Bn, h0, W, T, False)
                 g = w + r_next
-                tl.store(p_gC + (token * N + n), tl.sum(gy * h, 1), mask=m_token)
-                tl.store(p_gB + (token * N + n), tl.sum(g * du, 1), mask=m_token)
+                tl.store(p_gC + (token * N + n), tl.sum(gy * h, 2), mask=m_token)
+                tl.store(p_gB + (token * N + n), tl.sum(g * du, 2), mask=m_token)
                 gB_dot += g * Bn
                 ga = r * h_prev  # gradient of dt A_n
-                gdt += ga * A_n[None, :]
-                gA = tl.sum(ga * dt, 0)
+                gdt += ga * A_n[None, None, :]
+                gA = tl.sum(ga * dt, 1)
                 if N == 1:
                     gA_1 += gA
                 else:
-                    gA += tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
-                    tl.store(p_gA + n * d + o_d, gA, mask=m_d)
+                    gA += tl.load(p_gA + n * d + o_gA, mask=m_gA, other=0.0)
+                    tl.store(p_gA + n * d + o_gA, gA, mask=m_gA)
         p_states -= N * d
         if N > 1:
             tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
         if not SUMMARY:
             gdt = (gdt + u * gB_dot) * slope
-            gD += tl.sum(gy * u, 0)
-            gbias += tl.sum(gdt, 0)
-            mask = m_token[:, None] & m_d[None, :]
-            offsets = token[:, None] * d + o_d[None, :]
-            tl.store(p_gu + offsets, dt * gB_dot + skip[None, :] * gy, mask=mask)
+            gD += tl.sum(gy * u, 1)
+            gbias += tl.sum(gdt, 1)
+            mask = m_token[:, :, None] & m_d[None, None, :]
+            offsets = token[:, :, None] * d + o_d[None, None, :]
+            tl.store(p_gu + offsets, dt * gB_dot + skip[None, None, :] * gy, mask=mask)
             tl.store(p_gdelta + offsets, gdt, mask=mask)
 
     if N == 1:
         tl.store(p_carry + o_d, r_1, mask=m_d)
         if not SUMMARY:
-            tl.store(p_gA + o_d, gA_1, mask=m_d)
+            tl.store(p_gA + o_gA, gA_1, mask=m_gA)
     if not SUMMARY:
         o_sum = (i_bk * num_seg + i_seg) * d + o_d
-        tl.store(p_gD + o_sum, gD, mask=m_d)
-        tl.store(p_gbias + o_sum, gbias, mask=m_d)
+        tl.store(p_gD + o_sum, tl.sum(gD, 0), mask=m_d)
+        tl.store(p_gbias + o_sum, tl.sum(gbias, 0), mask=m_d)
+
+
+class _Tile(NamedTuple):
+    """Shape of a tile: warps x steps of each x channels. States are saved at tile starts."""
+
+    warps: int
+    steps: int
+    channels: int
+
+    @property
+    def length(self) -> int:
+        return self.warps * self.steps
+
+
+def _tile(d: int, n: int) -> _Tile:
+    """Tile by channels and state size, the best of those measured on an H200.
+
+    Two channels a thread share the work on a row, unless they leave threads idle. With n > 1 the
+    totals of the warps are combined n times a tile, so there are fewer of them.
+    """
+    wide = d % 64 == 0
+    if n == 1:
+        tile = _Tile(4, 8, 64) if wide else _Tile(2, 16, 32)
+    else:
+        tile = _Tile(2, 8, 64 if wide or d > 128 else 32)
+    if _interpreting():  # a lane costs time there; on a GPU a warp is a warp
+        tile = tile._replace(channels=min(tile.channels, triton.next_power_of_2(d)))
+    return tile
 
 
 def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
     """States the forward keeps for the backward: at every tile's start, or none (recomputed)."""
     if n > MAX_SAVED_STATE_SIZE:
         return (0,)
-    return (b, k, triton.cdiv(length, TILE), n, d)
+    return (b, k, triton.cdiv(length, _tile(d, n).length), n, d)
 
 
 def selective_scan_forward(
@@ -426,7 +480,8 @@ def selective_scan_backward(
     b, k, l, d, n = call.sizes
     with call.device():
         if not states.numel():
-            states = u.new_empty(b, k, triton.cdiv(call.length, TILE), n, d, dtype=torch.float32)
+            num_tiles = triton.cdiv(call.length, call.tile.length)
+            states = u.new_empty(b, k, num_tiles, n, d, dtype=torch.float32)
             call.run_forward(call.segment_starts(), states=states)
         return call.run_backward(_unit_stride(grad_y), grad_last_state, states)
 
@@ -454,20 +509,19 @@ class _Call:
         self.length = l if routes is None else routes.shape[-1]
         self.softplus = delta_softplus
         self.zero_rows = routes is not None and not complete
-        # Under the interpreter a lane costs time; on a GPU a warp is a warp.
-        self.block_d = min(BLOCK_D, triton.next_power_of_2(d)) if _interpreting() else BLOCK_D
-        self.num_blocks = triton.cdiv(d, self.block_d)
+        self.tile = _tile(d, A.shape[2])
+        self.num_blocks = triton.cdiv(d, self.tile.channels)
         self.num_segments, self.segment = _split_length(
-            self.length, b * k * self.num_blocks, u.device
+            self.length, self.tile.length, b * k * self.num_blocks, u.device
         )
         row_strides = [x.stride(2) for x in (self.u, self.delta)]
         widest = max(*row_strides, self.B.stride(2), d)
         self.dense = all(stride == d for stride in row_strides)
         self.flags = dict(
-            N=self.sizes[4], BD=self.block_d, TILE=TILE,
+            N=self.sizes[4], BD=self.tile.channels, W=self.tile.warps, T=self.tile.steps,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
             HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus,
-            WIDE=l * widest > MAX_INT32_OFFSET, num_warps=1,
+            WIDE=l * widest > MAX_INT32_OFFSET, num_warps=self.tile.warps,
         )  # fmt: skip
 
     def device(self):
@@ -529,14 +583,14 @@ class _Call:
         gdelta = self.new_tokens(d, self.delta.dtype)
         new_rows = self.u.new_zeros if self.zero_rows else self.u.new_empty
         gB, gC = (new_rows(self.num_blocks, b, k, l, n, dtype=f32) for _ in range(2))
-        gA = torch.zeros_like(carry)
+        gA = carry.new_zeros(*carry.shape[:3], self.tile.warps, n, d)
         gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
         self._launch_backward(
             grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, SUMMARY=False
         )
         if shared_u:
             gu = gu.sum(1, keepdim=True).to(self.u.dtype)
-        gA = gA.sum((0, 2)).transpose(1, 2)
+        gA = gA.sum((0, 2, 3)).transpose(1, 2)
         return (
             gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.B.dtype),
             gC.sum(0).to(self.C.dtype),
@@ -569,7 +623,7 @@ class _Call:
         b, k, _, d, n = self.sizes
         _carry_kernel[(b * k * self.num_blocks, n)](
             carry, sum_dt, self.A, _or(first, carry), k, d, self.num_segments,
-            N=n, BD=self.block_d, REVERSE=reverse, HAS_FIRST=first is not None, num_warps=1,
+            N=n, BD=self.tile.channels, REVERSE=reverse, HAS_FIRST=first is not None, num_warps=1,
         )  # fmt: skip
 
     def _optional_inputs(self):
@@ -579,15 +633,16 @@ class _Call:
         return 0 if self.routes is None or self.routes.dim() == 2 else self.routes.stride(0)
 
 
-def _split_length(length: int, programs: int, device: torch.device) -> tuple[int, int]:
-    """Number of segments and steps of each (a multiple of TILE) that fill the device."""
+def _split_length(length: int, tile: int, programs: int, device: torch.device) -> tuple[int, int]:
+    """Number of segments and steps of each (a multiple of the tile) that fill the device."""
     if device.type != "cuda":
         return 1, length
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
     if programs >= PROGRAMS_PER_SM * multiprocessors:
         return 1, length
     wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * multiprocessors, programs)
-    segment = max(8, triton.cdiv(triton.cdiv(length, TILE), wanted)) * TILE
+    segment = max(MIN_SEGMENT, triton.cdiv(length, wanted))
+    segment = triton.cdiv(segment, tile) * tile
     return triton.cdiv(length, segment), segment
 
 
