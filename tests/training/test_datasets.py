@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from visionssm.training import HandwrittenDigits, ImageFiles, datasets
+from visionssm.training import HandwrittenDigits, ImageFiles, datasets, train
 
 from .conftest import CLASSES, EVALUATION
 
@@ -113,6 +114,18 @@ def test_all_workers_share_one_count(damaged_root):
     dataset = files(damaged_root)
     assert len(list(DataLoader(dataset, batch_size=5, num_workers=3))) == 3
     assert dataset.count_corrupt() == 3
+
+
+def test_a_run_goes_on_and_its_log_names_the_unreadable_file(tiny_config, damaged_root):
+    """The workers that meet the file write to the log of the run."""
+    broken = damaged_root / "val" / "owl" / "01.png"
+    broken.write_bytes(b"")
+    tiny_config.train_dataloader.dataset.update(root=str(damaged_root), split="val")
+    tiny_config.train_dataloader.num_workers = 2
+    tiny_config.train_cfg.max_epochs = 1
+    train(tiny_config)
+    logs = "".join(log.read_text() for log in Path(tiny_config.work_dir).glob("*/*.log"))
+    assert logs.count(f"skipped unreadable image {broken}: ") == 1
 
 
 def test_digits_are_split_into_disjoint_stratified_parts():

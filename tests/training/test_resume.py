@@ -3,6 +3,7 @@
 On CUDA that takes `randomness=dict(deterministic=True)`, which the tiny config sets.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_resume_without_a_checkpoint_begins(tiny_config):
 
 def test_run_resumes_after_its_folder_was_moved(tiny_config, tmp_path):
     _, losses = run(tiny_config, record={"stop": 8})
-    moved = Path(tiny_config.work_dir).rename(tmp_path / "moved")
+    moved = Path(shutil.copytree(tiny_config.work_dir, tmp_path / "moved"))
+    Path(tiny_config.work_dir, "last.pth").unlink()
     tiny_config.work_dir = str(moved)
     tiny_config.pop("custom_hooks")
     train(tiny_config, resume=True)
@@ -105,6 +107,21 @@ def test_resuming_a_finished_run_trains_no_step(tiny_config):
     _, losses = run(tiny_config, resume=True)
     assert losses == []
     assert Path(runner.work_dir, "last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_resume_with_another_seed_is_refused(tiny_config, seed):
+    run(tiny_config, record={"stop": 8})
+    with pytest.raises(ValueError, match=r"seed 0, this one .*randomness=dict\(seed=0\)"):
+        run(tiny_config, resume=True, record={"stop": None}, **{"randomness.seed": seed})
+
+
+def test_resume_within_an_epoch_needs_a_sampler_that_skips(tiny_config):
+    sampler = {"type": "DefaultSampler", "_delete_": True}
+    options = {**HALFWAY, "train_dataloader.sampler": sampler}
+    run(tiny_config, record={"stop": 9}, **options)
+    with pytest.raises(ValueError, match="needs the sampler SeededSampler"):
+        run(tiny_config, resume=True, record={"stop": None})
 
 
 def test_resume_with_another_schedule_is_refused(tiny_config):

@@ -9,11 +9,16 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's epoch loop; a run that stopped within an epoch goes on with the next batch.
 
     The sampler leaves out what was trained (`SeededSampler.skip`), so nothing is loaded in vain.
+
+    Raises:
+        ValueError: a sampler that cannot do so, or a stream, which has none.
     """
 
     def run_epoch(self) -> None:
         done = self._iter - self._epoch * len(self.dataloader)
         if done:
+            if not hasattr(self.dataloader.sampler, "skip"):
+                raise ValueError("resuming within an epoch needs the sampler SeededSampler")
             self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def read_checkpoint(path: str | Path, map_location: str | Callable = "cpu") -> d
         raise ValueError(f"checkpoint {str(path)!r}: no such file")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"checkpoint {str(path)!r} is damaged or holds more than tensors and plain data; "
             f"convert it to safetensors where it was made: {error}"
@@ -110,9 +111,15 @@ class ClassificationRunner(Runner):
         """Continue a run, which must be the same run: its schedule cannot change halfway.
 
         Raises:
-            ValueError: the number of steps differs from that of the checkpoint's run.
+            ValueError: the seed or the number of steps differs from those of the checkpoint's run.
         """
+        seed = self._randomness_cfg.get("seed")
         super().resume(filename, *args, **kwargs)
+        if self.seed != seed:
+            raise ValueError(
+                f"cannot resume {filename}: its run has the seed {self.seed}, this one {seed}. "
+                f"Set randomness=dict(seed={self.seed})"
+            )
         saved = self.message_hub.get_info("max_iters")
         if saved != self.max_iters:
             raise ValueError(

@@ -23,9 +23,9 @@ SUMMARY_FILE = "summary.json"
 class SummaryHook(Hook):
     """Writes `summary.json` when training ends and adds to it what a test measures.
 
-    Keys: model, parameters, device, processes, versions, epochs, best_epoch, val (metrics of the
-    best epoch's monitor), train_seconds; after a test test_accuracy (a fraction), test (metrics),
-    test_dataset (its config) and seconds, of training and testing together.
+    Keys: model, parameters, device, processes, versions, epochs, best_epoch,
+    best_validation_score, train_seconds; after a test also test_accuracy (a fraction), test (all
+    metrics), test_dataset (its config) and seconds, of training and testing together.
     """
 
     priority = "LOWEST"
