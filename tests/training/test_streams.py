@@ -16,7 +16,6 @@ from .helpers import run
 @pytest.fixture(scope="module")
 def shards(image_root, tmp_path_factory):
     """The training folder as two shards of twelve, with timm's `_info.json`."""
-    pytest.importorskip("webdataset")
     root = tmp_path_factory.mktemp("shards")
     paths = sorted((image_root / "train").rglob("*.png"))
     for shard in range(2):

@@ -54,7 +54,8 @@ def selective_scan(
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
         reduce: "none" gives one output a route; "sum" adds the routes at each token.
         complete: the caller's promise that every route visits every token, as all permutations do.
-            Without it, rows that no step visits are filled with zeros at the cost of a write.
+            Without it, rows that no step visits are filled with zeros at the cost of a write, and
+            on CUDA indices are checked as they are read.
         return_last_state: also return the state after the last step.
         implementation: "auto" (Triton on CUDA, chunked PyTorch elsewhere), or "triton", "torch",
             "reference" by name.

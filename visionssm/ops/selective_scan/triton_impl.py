@@ -31,6 +31,7 @@ order: no atomics, the same bits every run. All arithmetic is float32.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import NamedTuple
 
 import torch
@@ -88,6 +89,15 @@ def _scan_steps(a, x, start, W: tl.constexpr, T: tl.constexpr, REVERSE: tl.const
 
 
 @triton.jit
+def _flip_steps(x):
+    """Turn each warp's steps round, (W, T, channels).
+
+    They are one thread's registers, so this moves no data; scanning backwards would.
+    """
+    return tl.permute(tl.flip(tl.permute(x, (0, 2, 1)), 2), (0, 2, 1))
+
+
+@triton.jit
 def _channel_offsets(i_d, BD: tl.constexpr):
     """Channels of the program. Claiming no more alignment than a thread's share keeps it there."""
     return tl.multiple_of(i_d * BD + tl.arange(0, BD), (BD + 31) // 32)
@@ -129,11 +139,10 @@ def _load_tile(
     m_token = o_s < end
     token = o_s
     if HAS_ROUTES:
-        token = tl.load(p_routes + o_s, mask=m_token, other=-1).to(tl.int32)
+        token = tl.load(p_routes + o_s, mask=m_token, other=-1)
         if not COMPLETE:
             m_token = (token >= 0) & (token < l)
-    if WIDE:
-        token = token.to(tl.int64)
+    token = token.to(tl.int64 if WIDE else tl.int32)
     mask = m_token[:, :, None] & m_d[None, None, :]
     rows = token[:, :, None]
     cols = o_d[None, None, :]
@@ -158,7 +167,11 @@ def _step_sizes(delta, bias, i_s, end, SOFTPLUS: tl.constexpr, W: tl.constexpr, 
     return tl.where(exists, dt, 0.0), tl.where(exists, slope, 0.0)
 
 
-@triton.jit
+# Neither alignment nor masks depend on these: one kernel serves all their values.
+_SIZES = ["k", "l"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt,
     stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
@@ -253,7 +266,7 @@ def _forward_kernel(
         tl.store(p_sum_dt + (i_bk * num_seg + i_seg) * d + o_d, tl.sum(sum_dt, 0), mask=m_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "num_seg"])
 def _carry_kernel(
     p_carry, p_sum_dt, p_A, p_first, k, d, num_seg,
     N: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
@@ -277,7 +290,7 @@ def _carry_kernel(
         state = tl.exp2(sum_dt * a2) * state + end
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _backward_kernel(
     p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_states, p_carry,
     p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias,
@@ -360,14 +373,13 @@ def _backward_kernel(
             Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
             w = gy * Cn[:, :, None]
             a = tl.exp2(dt * (A_n * LOG2E)[None, None, :])
-            # Rows of one thread: turning them round moves no data, scanning backwards would.
-            r, r_next, r_out = _scan_steps(tl.flip(a, 1), tl.flip(a * w, 1), r_in, W, T, True)
+            r, r_next, r_out = _scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, W, T, True)
             if N == 1:
                 r_1 = r_out
             else:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
             if not SUMMARY:
-                r, r_next = tl.flip(r, 1), tl.flip(r_next, 1)
+                r, r_next = _flip_steps(r), _flip_steps(r_next)
                 Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)[:, :, None]
                 h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
                 h, h_prev, h_end = _scan_steps(a, du * Bn, h0, W, T, False)
@@ -507,22 +519,24 @@ class _Call:
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.routes = None if routes is None else routes.contiguous()
         self.length = l if routes is None else routes.shape[-1]
-        self.softplus = delta_softplus
         self.zero_rows = routes is not None and not complete
         self.tile = _tile(d, A.shape[2])
         self.num_blocks = triton.cdiv(d, self.tile.channels)
         self.num_segments, self.segment = _split_length(
             self.length, self.tile.length, b * k * self.num_blocks, u.device
         )
-        row_strides = [x.stride(2) for x in (self.u, self.delta)]
-        widest = max(*row_strides, self.B.stride(2), d)
-        self.dense = all(stride == d for stride in row_strides)
         self.flags = dict(
             N=self.sizes[4], BD=self.tile.channels, W=self.tile.warps, T=self.tile.steps,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
-            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus,
-            WIDE=l * widest > MAX_INT32_OFFSET, num_warps=self.tile.warps,
+            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, num_warps=self.tile.warps,
         )  # fmt: skip
+
+    def row_flags(self, *tensors: Tensor) -> dict[str, bool]:
+        """How the kernel may step over rows of these tensors, the outputs' being d apart."""
+        _, _, l, d, _ = self.sizes
+        strides = [x.stride(2) for x in tensors]
+        widest = max(*strides, self.B.stride(2), d)
+        return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
     def device(self):
         """Launch on the tensors' device, whichever is current."""
@@ -553,7 +567,7 @@ class _Call:
             self._route_stride(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None, STORE_STATES=states is not None,
-            STORE_SUM_DT=sum_dt is not None, DENSE=self.dense, **self.flags,
+            STORE_SUM_DT=sum_dt is not None, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
@@ -610,7 +624,7 @@ class _Call:
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *_strides(self.B), self._route_stride(), b * k * l * n,
             k, l, d, self.length, self.segment, SUMMARY=SUMMARY,
-            DENSE=self.dense and grad_y.stride(2) == d, **self.flags,
+            **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
     def _segment_step_sizes(self) -> Tensor:
@@ -647,7 +661,7 @@ def _split_length(length: int, tile: int, programs: int, device: torch.device) -
 
 
 def _interpreting() -> bool:
-    return triton.knobs.runtime.interpret
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _unit_stride(x: Tensor) -> Tensor:

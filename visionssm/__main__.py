@@ -1,0 +1,5 @@
+"""`python -m visionssm` is the `visionssm` command."""
+
+from .cli.main import main
+
+raise SystemExit(main())
