@@ -91,7 +91,7 @@ def _forward(
         )  # fmt: skip
     with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
         y, last_state = torch_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum
+            u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete
         )
     return y, last_state, last_state.new_empty(0)
 
@@ -107,7 +107,7 @@ def _backward(
         grads = triton_impl.selective_scan_backward(*inputs, states, delta_softplus, complete)
     else:
         with torch.autocast(u.device.type, enabled=False):
-            grads = torch_impl.selective_scan_backward(*inputs, delta_softplus)
+            grads = torch_impl.selective_scan_backward(*inputs, delta_softplus, complete)
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)
 
 

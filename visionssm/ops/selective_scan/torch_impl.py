@@ -3,8 +3,9 @@
 The recurrence h_t = a_t h_(t-1) + x_t is linear, so the length is cut into c chunks of T steps
 that advance side by side: T steps from a zero state give each chunk's end, c steps carry the ends
 across chunks (h_end = exp(A sum dt) h_start + end), and T more steps from the right starts give
-every h_t. 2 T + c tensor operations replace c T. Long inputs are taken a block of steps at a time,
-which bounds the memory; only the block's first state is kept for the backward pass.
+every h_t. 2 T + c tensor operations replace c T. The scan advances a block of steps at a time, its
+rows gathered along the routes and written back: temporaries stay in the cache, memory is bounded,
+and only each block's first state is needed by the backward pass, which recomputes it.
 
 Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the same recurrence run
 from the end with step sizes shifted by one, then
@@ -23,20 +24,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import gather_steps, scatter_steps
-
-BLOCK_ELEMENTS = 1 << 23  # state elements (b k s d n) held at once: 32 MiB in float32
-STEP_ELEMENTS = 1 << 15  # below this, a step costs its dispatch: run several chunks side by side
+BLOCK_ELEMENTS = 1 << 19  # state elements (b k s d n) of a block: 2 MiB in float32
+STEP_ELEMENTS = 1 << 14  # below this, a step costs its dispatch: run several chunks side by side
 
 
 class _Steps(NamedTuple):
-    """Inputs in step order, in the compute dtype."""
+    """The inputs of a block in step order, in the compute dtype."""
 
     u: Tensor  # (b, k, s, d)
     pre: Tensor  # delta + bias, (b, k, s, d)
     dt: Tensor  # (b, k, s, d)
     B: Tensor  # (b, k, s, n)
     C: Tensor  # (b, k, s, n)
+
+    def increments(self) -> Tensor:
+        """x = dt u B, (b, k, s, d, n)."""
+        return (self.dt * self.u)[..., None] * self.B[..., None, :]
 
 
 def selective_scan_forward(
@@ -50,21 +53,20 @@ def selective_scan_forward(
     routes: Tensor | None,
     delta_softplus: bool,
     reduce_sum: bool,
+    complete: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (b, k, l, d) or (b, l, d) in u's dtype, and the last state (b, k, d, n)."""
-    routes = _with_batch_axis(routes)
-    A = A.to(compute_dtype(u))
-    steps = _in_step_order(u, delta, B, C, delta_bias, routes, delta_softplus, A.dtype)
-    y = torch.empty_like(steps.dt)
-    state = steps.dt.new_zeros(u.shape[0], *A.shape)
-    for begin, end in _blocks(steps.dt, A):
-        dt, Bx, Cx = (t[:, :, begin:end] for t in (steps.dt, steps.B, steps.C))
-        x = (dt * steps.u[:, :, begin:end])[..., None] * Bx[..., None, :]
-        h, state = _recurrence(dt, A, x, state)
-        y[:, :, begin:end] = _contract_state(h, Cx)
-    if D is not None:
-        y += D.to(y.dtype)[:, None] * steps.u
-    y = scatter_steps(y, routes, u.shape[2])
+    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    y = call.new_tokens(delta.shape[3])
+    state = call.new_state()
+    for block in call.blocks():
+        steps = call.steps(*block)
+        h, state = _recurrence(steps.dt, call.A, steps.increments(), state)
+        rows = _contract_state(h, steps.C)
+        if call.D is not None:
+            rows = torch.addcmul(rows, call.D, steps.u)
+        call.put(y, rows, *block)
+    y = call.tokens(y)
     return (y.sum(1) if reduce_sum else y).to(u.dtype), state
 
 
@@ -80,57 +82,55 @@ def selective_scan_backward(
     delta_bias: Tensor | None,
     routes: Tensor | None,
     delta_softplus: bool,
+    complete: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of (u, delta, A, B, C, D, delta_bias); grad_y (b, k, l, d) may be a view."""
-    b, _, l, _ = u.shape
-    num_routes = delta.shape[1]
-    routes = _with_batch_axis(routes)
-    A_ = A.to(compute_dtype(u))
-    steps = _in_step_order(u, delta, B, C, delta_bias, routes, delta_softplus, A_.dtype)
-    gy = gather_steps(grad_y.expand(b, num_routes, l, -1).to(A_.dtype), routes)
+    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    d, n = A.shape[1:]
+    grad_y = grad_y.to(call.dtype).contiguous()
+    blocks = call.blocks()
+    starts = [call.new_state()]
+    for block in blocks[:-1]:
+        steps = call.steps(*block)
+        starts.append(_recurrence(steps.dt, call.A, steps.increments(), starts[-1])[1])
 
-    blocks = _blocks(steps.dt, A_)
-    starts = [steps.dt.new_zeros(b, *A_.shape)]
-    for begin, end in blocks[:-1]:
-        dt, Bx = steps.dt[:, :, begin:end], steps.B[:, :, begin:end]
-        x = (dt * steps.u[:, :, begin:end])[..., None] * Bx[..., None, :]
-        starts.append(_recurrence(dt, A_, x, starts[-1])[1])
-
-    gu, gdt = torch.empty_like(steps.dt), torch.empty_like(steps.dt)
-    gB, gC = torch.empty_like(steps.B), torch.empty_like(steps.C)
-    gA = torch.zeros_like(A_)
-    carry = starts[0].new_zeros(starts[0].shape) if grad_last_state is None else grad_last_state
-    for (begin, end), start in zip(reversed(blocks), reversed(starts), strict=True):
-        dt, ux, Bx, Cx, gyx = (
-            t[:, :, begin:end] for t in (steps.dt, steps.u, steps.B, steps.C, gy)
-        )
-        du = dt * ux
-        h, _ = _recurrence(dt, A_, du[..., None] * Bx[..., None, :], start)
-        dt_next = F.pad(dt[:, :, 1:], (0, 0, 0, 1))  # the carry from the right arrives undecayed
-        g, _ = _recurrence(dt_next, A_, gyx[..., None] * Cx[..., None, :], carry, reverse=True)
-        decay = torch.exp(dt[..., None] * A_[:, None])
+    gu, gdelta, gB, gC = (call.new_tokens(width) for width in (d, d, n, n))
+    gA, gD, gbias = torch.zeros_like(call.A), call.A.new_zeros(1), call.A.new_zeros(1)
+    carry = call.new_state() if grad_last_state is None else grad_last_state
+    for block, start in zip(reversed(blocks), reversed(starts), strict=True):
+        steps, gy = call.steps(*block), call.take(grad_y, *block)
+        h, _ = _recurrence(steps.dt, call.A, steps.increments(), start)
+        # Shifted by one step; the carry from the right arrives undecayed.
+        dt_next = F.pad(steps.dt[:, :, 1:], (0, 0, 0, 1))
+        w = gy[..., None] * steps.C[..., None, :]
+        g, _ = _recurrence(dt_next, call.A, w, carry, reverse=True)
+        decay = torch.exp(steps.dt[..., None] * call.A[:, None])
         carry = decay[:, :, 0] * g[:, :, 0]
-        gC[:, :, begin:end] = _contract_channels(gyx, h)
-        gB[:, :, begin:end] = _contract_channels(du, g)
-        gB_dot = _contract_state(g, Bx)
+        call.put(gC, _contract_channels(gy, h), *block)
+        call.put(gB, _contract_channels(steps.dt * steps.u, g), *block)
+        gB_dot = _contract_state(g, steps.B)
         h_prev = torch.cat([start[:, :, None], h[:, :, :-1]], dim=2)
         gdecay = g * decay * h_prev  # gradient of dt A
-        gA += (gdecay * dt[..., None]).sum((0, 2))
-        gu[:, :, begin:end] = dt * gB_dot
-        gdt[:, :, begin:end] = (gdecay * A_[:, None]).sum(-1) + ux * gB_dot
-    if delta_softplus:
-        gdt = gdt * torch.where(steps.pre > 20, 1.0, torch.sigmoid(steps.pre))
-    gD = None if D is None else (gy * steps.u).sum((0, 2)).to(D.dtype)
-    gbias = None if delta_bias is None else gdt.sum((0, 2)).to(delta_bias.dtype)
-    if D is not None:
-        gu += D.to(gu.dtype)[:, None] * gy
+        gA += (gdecay * steps.dt[..., None]).sum((0, 2))
+        gdt = (gdecay * call.A[:, None]).sum(-1) + steps.u * gB_dot
+        if delta_softplus:
+            gdt = gdt * torch.where(steps.pre > 20, 1.0, torch.sigmoid(steps.pre))
+        gu_rows = steps.dt * gB_dot
+        if call.D is not None:
+            gu_rows = torch.addcmul(gu_rows, call.D, gy)
+            gD = gD + (gy * steps.u).sum((0, 2))
+        if delta_bias is not None:
+            gbias = gbias + gdt.sum((0, 2))
+        call.put(gu, gu_rows, *block)
+        call.put(gdelta, gdt, *block)
 
-    gu, gdt, gB, gC = (scatter_steps(t, routes, l) for t in (gu, gdt, gB, gC))
-    if u.shape[1] != num_routes:
+    gu, gdelta, gB, gC = (call.tokens(t) for t in (gu, gdelta, gB, gC))
+    if u.shape[1] != delta.shape[1]:
         gu = gu.sum(1, keepdim=True)
     return (
-        gu.to(u.dtype), gdt.to(delta.dtype), gA.to(A.dtype),
-        gB.to(B.dtype), gC.to(C.dtype), gD, gbias,
+        gu.to(u.dtype), gdelta.to(delta.dtype), gA.to(A.dtype), gB.to(B.dtype), gC.to(C.dtype),
+        None if D is None else gD.to(D.dtype),
+        None if delta_bias is None else gbias.to(delta_bias.dtype),
     )  # fmt: skip
 
 
@@ -139,23 +139,81 @@ def compute_dtype(u: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, u.dtype)
 
 
-def _with_batch_axis(routes: Tensor | None) -> Tensor | None:
-    return routes[None] if routes is not None and routes.dim() == 2 else routes
+class _Call:
+    """One call's tensors in the compute dtype, and the way between token rows and step order.
 
+    Token tensors (b, k or 1, l, c) are flattened to rows, so that a step is one row index. Outputs
+    have a spare last row, where padding steps write.
+    """
 
-def _in_step_order(u, delta, B, C, delta_bias, routes, delta_softplus, dtype) -> _Steps:
-    u = gather_steps(u.expand(delta.shape).to(dtype), routes)
-    pre, B, C = (gather_steps(t.to(dtype), routes) for t in (delta, B, C))
-    if delta_bias is not None:
-        pre = pre + delta_bias.to(dtype)[:, None]
-    return _Steps(u, pre, F.softplus(pre) if delta_softplus else pre, B, C)
+    def __init__(self, u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete):
+        self.b, self.k, self.l, _ = delta.shape
+        self.dtype = compute_dtype(u)
+        self.u, self.delta, self.B, self.C = (
+            t.to(self.dtype).contiguous() for t in (u, delta, B, C)
+        )
+        self.A = A.to(self.dtype)
+        self.D, self.delta_bias = (
+            None if t is None else t.to(self.dtype)[:, None] for t in (D, delta_bias)
+        )
+        self.softplus = delta_softplus
+        self.complete = complete or routes is None
+        self.routes = routes
+        if routes is not None:
+            self.routes = (routes if routes.dim() == 3 else routes[None]).long()
 
+    def blocks(self) -> list[tuple[int, int]]:
+        """Cut the steps into blocks of equal size, about BLOCK_ELEMENTS state elements each."""
+        length = self.l if self.routes is None else self.routes.shape[2]
+        fitting = max(1, BLOCK_ELEMENTS // (self.b * self.A.numel()))
+        size = -(-length // -(-length // fitting))
+        return [(i, min(i + size, length)) for i in range(0, length, size)]
 
-def _blocks(dt: Tensor, A: Tensor) -> list[tuple[int, int]]:
-    """Cut the steps into blocks of at most BLOCK_ELEMENTS state elements."""
-    length = dt.shape[2]
-    size = max(1, BLOCK_ELEMENTS // max(1, dt.shape[0] * A.numel()))
-    return [(i, min(i + size, length)) for i in range(0, length, size)]
+    def steps(self, begin: int, end: int) -> _Steps:
+        """The inputs of steps begin to end."""
+        u, pre, B, C = (self.take(t, begin, end) for t in (self.u, self.delta, self.B, self.C))
+        if self.delta_bias is not None:
+            pre = pre + self.delta_bias
+        return _Steps(u, pre, F.softplus(pre) if self.softplus else pre, B, C)
+
+    def take(self, x: Tensor, begin: int, end: int) -> Tensor:
+        """Rows of tokens (b, k or 1, l, c) in step order (b, k, end - begin, c); padding is 0."""
+        if self.routes is None:
+            return x[:, :, begin:end].expand(-1, self.k, -1, -1)
+        route = self.routes[:, :, begin:end]
+        tokens = route if self.complete else route.clamp(min=0)
+        rows = self._first_rows(x.shape[1]) + tokens
+        taken = x.flatten(0, 2).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return taken if self.complete else taken.masked_fill((route < 0)[..., None], 0)
+
+    def put(self, rows: Tensor, steps: Tensor, begin: int, end: int) -> None:
+        """Write steps (b, k, end - begin, c) to their tokens' rows; padding to the spare row."""
+        if self.routes is None:
+            self.tokens(rows)[:, :, begin:end] = steps
+            return
+        route = self.routes[:, :, begin:end]
+        index = self._first_rows(self.k) + route
+        if not self.complete:
+            index = index.where(route >= 0, rows.shape[0] - 1)
+        rows.index_copy_(0, index.flatten(), steps.flatten(0, 2))
+
+    def new_tokens(self, width: int) -> Tensor:
+        """Rows for (b, k, l, width) and the spare one; zero where no step may come by."""
+        new = self.A.new_empty if self.complete else self.A.new_zeros
+        return new(self.b * self.k * self.l + 1, width)
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """Rows as tokens (b, k, l, c)."""
+        return rows[:-1].unflatten(0, (self.b, self.k, self.l))
+
+    def new_state(self) -> Tensor:
+        """A zero state (b, k, d, n)."""
+        return self.A.new_zeros(self.b, *self.A.shape)
+
+    def _first_rows(self, k: int) -> Tensor:
+        """Row of token 0 for every image and route, (b, routes, 1), where k routes have rows."""
+        rows = torch.arange(0, self.b * k * self.l, self.l, device=self.A.device)
+        return rows.view(self.b, k, 1).expand(-1, self.k, -1)
 
 
 def _recurrence(
@@ -167,7 +225,7 @@ def _recurrence(
         all h (b, k, s, d, n), written over x, and the last one.
     """
     b, k, s, d, n = x.shape
-    chunks = max(1, min(math.isqrt(s), STEP_ELEMENTS // max(1, b * k * d * n)))
+    chunks = _num_chunks(s, max(1, STEP_ELEMENTS // (b * k * d * n)))
     steps = -(-s // chunks)
     pad = chunks * steps - s
     if pad:  # steps of zero length leave the state alone, so they may sit where the scan ends
@@ -176,27 +234,36 @@ def _recurrence(
         x = F.pad(x, (0, 0, 0, 0, before, after))
     dt = dt.unflatten(2, (chunks, steps))
     x = x.unflatten(2, (chunks, steps))
-    decay = torch.exp(dt[..., None] * A[:, None, None])
+    x_steps = x.unbind(3)
+    decay_steps = torch.exp(dt[..., None] * A[:, None, None]).unbind(3)
     order = range(steps - 1, -1, -1) if reverse else range(steps)
 
     h = state[:, :, None]
     if chunks > 1:
-        end = torch.zeros_like(x[:, :, :, 0])
+        end = torch.zeros_like(x_steps[0])
         for t in order:
-            end = torch.addcmul(x[:, :, :, t], decay[:, :, :, t], end)
+            end = torch.addcmul(x_steps[t], decay_steps[t], end)
         across = torch.exp(dt.sum(3)[..., None] * A[:, None])
         starts = [state]
         for c in range(chunks - 1, 0, -1) if reverse else range(chunks - 1):
             starts.append(torch.addcmul(end[:, :, c], across[:, :, c], starts[-1]))
         h = torch.stack(starts[::-1] if reverse else starts, dim=2)
     for t in order:
-        h = torch.addcmul(x[:, :, :, t], decay[:, :, :, t], h)
-        x[:, :, :, t] = h
+        h = x_steps[t].addcmul_(decay_steps[t], h)
     last = h[:, :, 0 if reverse else -1].clone()
     x = x.flatten(2, 3)
     if pad:
         x = x[:, :, pad:] if reverse else x[:, :, :s]
     return x, last
+
+
+def _num_chunks(length: int, wanted: int) -> int:
+    """About `wanted` chunks, at most sqrt(length); a divisor of the length if one is close."""
+    most = max(1, min(math.isqrt(length), wanted))
+    for chunks in range(most, most // 2, -1):
+        if length % chunks == 0:
+            return chunks
+    return most
 
 
 def _contract_state(h: Tensor, C: Tensor) -> Tensor:
