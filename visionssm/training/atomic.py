@@ -1,7 +1,9 @@
 """Files that are either complete or absent, whatever kills the process while it writes."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -25,6 +27,13 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         os.fsync(directory)  # makes the rename itself durable
     finally:
         os.close(directory)
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a matplotlib figure as a PNG that is either complete or absent."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    write_atomic(path, png.getvalue())
 
 
 @register_backend("atomic")

@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
+from ..atomic import save_figure
+
 CONFUSION_FILE = "confusion.png"
 
 
@@ -45,7 +47,7 @@ class ConfusionHook(Hook):
         if is_main_process():
             classes = dataset.metainfo["classes"]
             figure = draw_confusion(pairs, self.mistakes, classes)
-            figure.savefig(Path(runner.work_dir, CONFUSION_FILE), dpi=120)
+            save_figure(figure, Path(runner.work_dir, CONFUSION_FILE))
 
 
 def draw_confusion(pairs: list, mistakes: list, classes: tuple[str, ...]):

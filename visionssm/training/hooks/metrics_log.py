@@ -7,7 +7,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..atomic import write_atomic
+from ..atomic import save_figure, write_atomic
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
@@ -88,4 +88,4 @@ def draw_curves(lines: list[dict], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
