@@ -498,17 +498,22 @@ def selective_scan_backward(
         return call.run_backward(_unit_stride(grad_y), grad_last_state, states)
 
 
+def check_device(u: Tensor) -> None:
+    """Raise ValueError where the kernels cannot run: off CUDA, or in float64."""
+    if u.dtype == torch.float64:
+        raise ValueError("u: the Triton implementation computes in float32, got float64")
+    if not u.is_cuda and not _interpreting():
+        raise ValueError(
+            f"u: the Triton implementation needs a CUDA device, got {u.device} "
+            "(TRITON_INTERPRET=1 runs it on CPU)"
+        )
+
+
 class _Call:
     """One call's tensors, sizes and launch parameters, shared by all its kernels."""
 
     def __init__(self, u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete):
-        if u.dtype == torch.float64:
-            raise ValueError("u: the Triton implementation computes in float32, got float64")
-        if not u.is_cuda and not _interpreting():
-            raise ValueError(
-                f"u: the Triton implementation needs a CUDA device, got {u.device} "
-                "(TRITON_INTERPRET=1 runs it on CPU)"
-            )
+        check_device(u)
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[2]
         self.u, self.delta = _unit_stride(u), _unit_stride(delta)

@@ -1,0 +1,72 @@
+"""Compile every kernel of a forward and backward call for Hopper, on a machine without a GPU.
+
+The interpreter runs the kernels' Python; this shows that the compiler accepts it, with the
+specialisations that a real call would have. `test_kernels_compile.py` runs it in a process of its
+own, because the interpreter is chosen when a kernel is decorated. Prints one line a kernel: name,
+bytes of machine code, warp shuffles.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import nullcontext
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
+
+
+class HopperWithoutDevice:
+    """As much of a Triton driver as compiling asks for."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+
+class CompileOnly:
+    """A kernel whose launch stops at the compiled code."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        def compile_kernel(*args, **kwargs):
+            compiled = self.kernel.warmup(*args, grid=grid, **kwargs)
+            shuffles = compiled.asm["ptx"].count("shfl.sync")
+            print(self.kernel.fn.__name__, len(compiled.asm["cubin"]), shuffles)
+
+        return compile_kernel
+
+
+def compile_call(b: int, k: int, l: int, d: int, n: int, segment: int) -> None:
+    """Compile what a call of this size launches, CPU tensors standing in for CUDA's."""
+    triton_impl._split_length = lambda length, *_: (-(-length // segment), segment)
+    u, delta, B, C = (torch.zeros(b, k, l, width).bfloat16() for width in (d, d, n, n))
+    A, D, delta_bias = torch.zeros(k, d, n), torch.zeros(k, d), torch.zeros(k, d)
+    inputs = (u, delta, A, B, C, D, delta_bias, torch.zeros(k, l, dtype=torch.int32))
+    _, _, states = triton_impl.selective_scan_forward(*inputs, True, True, True, True)
+    grad_last_state = torch.zeros(b, k, d, n)
+    triton_impl.selective_scan_backward(delta, grad_last_state, *inputs, states, True, False)
+
+
+def main() -> None:
+    driver.set_active(HopperWithoutDevice())
+    for name in ("_forward_kernel", "_carry_kernel", "_backward_kernel"):
+        setattr(triton_impl, name, CompileOnly(getattr(triton_impl, name)))
+    triton_impl.check_device = lambda u: None
+    triton_impl._Call.device = lambda self: nullcontext()
+    compile_call(2, 4, 196, 96, 1, segment=196)
+    compile_call(1, 2, 256, 64, 1, segment=128)
+    compile_call(2, 1, 197, 128, 16, segment=197)
+
+
+if __name__ == "__main__":
+    main()

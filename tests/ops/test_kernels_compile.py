@@ -1,0 +1,38 @@
+"""The kernels compile for a GPU, and to the layout they were written for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory) -> list[tuple[str, int, int]]:
+    """(name, bytes of code, warp shuffles) of each kernel compiled."""
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.ops.compile_for_gpu"],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()]
+    return [(name, int(size), int(shuffles)) for name, size, shuffles in lines]
+
+
+def test_every_kernel_compiles(kernels):
+    assert {name for name, _, _ in kernels} == {
+        "_forward_kernel", "_carry_kernel", "_backward_kernel",
+    }  # fmt: skip
+    assert all(size > 0 for _, size, _ in kernels)
+
+
+def test_steps_of_a_channel_stay_in_one_thread(kernels):
+    """Scanning steps that are spread over a warp would take hundreds of shuffles a tile."""
+    assert all(shuffles < 32 for name, _, shuffles in kernels if name == "_forward_kernel")
