@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1 << 19  # state elements (b k s d n) of a block: 2 MiB in float32
+BLOCK_MULTIPLE = 32  # steps of a longer block: it divides into chunks without padding
 STEP_ELEMENTS = 1 << 14  # below this, a step costs its dispatch: run several chunks side by side
 
 
@@ -39,7 +40,8 @@ class _Steps(NamedTuple):
 
     def increments(self) -> Tensor:
         """x = dt u B, (b, k, s, d, n)."""
-        return (self.dt * self.u)[..., None] * self.B[..., None, :]
+        du = (self.dt * self.u)[..., None]
+        return du.mul_(self.B[..., None, :]) if self.B.shape[-1] == 1 else du * self.B[..., None, :]
 
 
 def selective_scan_forward(
@@ -64,7 +66,7 @@ def selective_scan_forward(
         h, state = _recurrence(steps.dt, call.A, steps.increments(), state)
         rows = _contract_state(h, steps.C)
         if call.D is not None:
-            rows = torch.addcmul(rows, call.D, steps.u)
+            rows.addcmul_(call.D, steps.u)
         call.put(y, rows, *block)
     y = call.tokens(y)
     return (y.sum(1) if reduce_sum else y).to(u.dtype), state
@@ -104,7 +106,7 @@ def selective_scan_backward(
         dt_next = F.pad(steps.dt[:, :, 1:], (0, 0, 0, 1))
         w = gy[..., None] * steps.C[..., None, :]
         g, _ = _recurrence(dt_next, call.A, w, carry, reverse=True)
-        decay = torch.exp(steps.dt[..., None] * call.A[:, None])
+        decay = (steps.dt[..., None] * call.A[:, None]).exp_()
         carry = decay[:, :, 0] * g[:, :, 0]
         call.put(gC, _contract_channels(gy, h), *block)
         call.put(gB, _contract_channels(steps.dt * steps.u, g), *block)
@@ -117,7 +119,7 @@ def selective_scan_backward(
             gdt = gdt * torch.where(steps.pre > 20, 1.0, torch.sigmoid(steps.pre))
         gu_rows = steps.dt * gB_dot
         if call.D is not None:
-            gu_rows = torch.addcmul(gu_rows, call.D, gy)
+            gu_rows.addcmul_(call.D, gy)
             gD = gD + (gy * steps.u).sum((0, 2))
         if delta_bias is not None:
             gbias = gbias + gdt.sum((0, 2))
@@ -163,10 +165,12 @@ class _Call:
             self.routes = (routes if routes.dim() == 3 else routes[None]).long()
 
     def blocks(self) -> list[tuple[int, int]]:
-        """Cut the steps into blocks of equal size, about BLOCK_ELEMENTS state elements each."""
+        """Cut the steps into even blocks of about BLOCK_ELEMENTS state elements each."""
         length = self.l if self.routes is None else self.routes.shape[2]
         fitting = max(1, BLOCK_ELEMENTS // (self.b * self.A.numel()))
         size = -(-length // -(-length // fitting))
+        if size > BLOCK_MULTIPLE:
+            size = -(-size // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
         return [(i, min(i + size, length)) for i in range(0, length, size)]
 
     def steps(self, begin: int, end: int) -> _Steps:
@@ -235,7 +239,7 @@ def _recurrence(
     dt = dt.unflatten(2, (chunks, steps))
     x = x.unflatten(2, (chunks, steps))
     x_steps = x.unbind(3)
-    decay_steps = torch.exp(dt[..., None] * A[:, None, None]).unbind(3)
+    decay_steps = (dt[..., None] * A[:, None, None]).exp_().unbind(3)
     order = range(steps - 1, -1, -1) if reverse else range(steps)
 
     h = state[:, :, None]
@@ -260,7 +264,7 @@ def _recurrence(
 def _num_chunks(length: int, wanted: int) -> int:
     """About `wanted` chunks, at most sqrt(length); a divisor of the length if one is close."""
     most = max(1, min(math.isqrt(length), wanted))
-    for chunks in range(most, most // 2, -1):
+    for chunks in (*range(most, most // 2, -1), *range(most + 1, 2 * most)):
         if length % chunks == 0:
             return chunks
     return most
