@@ -27,6 +27,7 @@ FLOORS = (
     {""},
     {"pruning", "training", "openmmlab", "analysis"},
     {"cli"},
+    {"__main__"},
 )
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}
 
