@@ -1,0 +1,160 @@
+"""Everything that is measured, and the goal of every row: times in ms, throughputs in images/s.
+
+Goals are for one NVIDIA H200 in bfloat16, but for the CPU suite, whose goal is a peer in the same
+run. A row is added here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+EAGER, COMPILE = "eager", "compile"
+BOTH = (EAGER, COMPILE)
+
+
+@dataclass(frozen=True)
+class ScanCase:
+    """One shape of `selective_scan`; all routes visit every token and read the same u."""
+
+    label: str
+    batch: int
+    routes: int
+    channels: int
+    tokens: int
+    states: int
+    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "bwd": ms
+    dtype: torch.dtype = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class BlockCase:
+    """One SS2D block over a square map."""
+
+    label: str
+    dim: int
+    side: int
+    batch: int
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of SS2D
+    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "fwd+bwd": ms
+    modes: tuple[str, ...] = BOTH
+    dtype: torch.dtype = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """One model of timm's registry at one input size and batch."""
+
+    label: str
+    model: str
+    batch: int = 128
+    size: int = 224
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model
+    goals: Mapping[str, float] = field(default_factory=dict)  # "inference", "training": images/s
+    as_fast_as: str | None = None  # a peer whose images/s in the same run is the goal
+    training: bool = True
+    modes: tuple[str, ...] = BOTH
+    dtype: torch.dtype = torch.bfloat16
+
+
+Case = ScanCase | BlockCase | ModelCase
+
+
+def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: str) -> ScanCase:
+    label = f"{b}, {k}, {d}, {l}, {n}" + (f" ({note})" if note else "")
+    return ScanCase(label, b, k, d, l, n, {"fwd": fwd, "bwd": bwd})
+
+
+OPS = (
+    _scan(64, 4, 96, 3136, 1, 0.14, 0.30, "VMamba-T stage 1"),
+    _scan(64, 4, 192, 784, 1, 0.075, 0.16, ""),
+    _scan(64, 4, 384, 196, 1, 0.045, 0.09, ""),
+    _scan(64, 4, 192, 3136, 1, 0.28, 0.60, "ratio 2"),
+    _scan(32, 4, 192, 3136, 16, 0.9, 2.5, "VMamba v0"),
+    _scan(128, 1, 384, 197, 16, 0.12, 0.30, "Vim-T 224"),
+    _scan(128, 1, 768, 197, 16, 0.24, 0.60, "Vim-S 224"),
+    _scan(8, 1, 384, 6085, 16, 0.17, 0.50, "Vim-T 1248"),
+    _scan(1, 4, 96, 16384, 1, 0.02, 0.05, "one large image"),
+    _scan(1, 1, 384, 16384, 16, 0.06, 0.18, ""),
+)
+
+VMAMBA_MIXER = dict(d_state=1, ssm_ratio=1.0, conv_bias=False, gate=False)
+BLOCKS = (
+    BlockCase("d 96, 56x56, batch 64, n 1", 96, 56, 64, VMAMBA_MIXER, {"fwd": 0.6, "fwd+bwd": 2.0}),
+    BlockCase(
+        "d 192, 28x28, batch 64, n 1", 192, 28, 64, VMAMBA_MIXER, {"fwd": 0.35, "fwd+bwd": 1.2}
+    ),
+    BlockCase(
+        "d 384, 14x14, batch 64, n 1", 384, 14, 64, VMAMBA_MIXER, {"fwd": 0.25, "fwd+bwd": 1.0}
+    ),
+    BlockCase(
+        "d 96 ratio 2, 56x56, batch 32, n 16", 96, 56, 32,
+        dict(d_state=16, ssm_ratio=2.0), {"fwd": 1.5, "fwd+bwd": 5.0},
+    ),
+)  # fmt: skip
+
+
+def _goals(inference: float, training: float) -> dict[str, float]:
+    return {"inference": inference, "training": training}
+
+
+# Names that timm's registry does not hold yet are skipped, and said to be.
+MODELS = (
+    ModelCase("VMamba-T s1l8", "vmamba_tiny_s1l8", goals=_goals(12000, 4300)),
+    ModelCase("VMamba-T s2l5", "vmamba_tiny_s2l5", goals=_goals(8000, 3000)),
+    ModelCase("VMamba-B s1l20", "vmamba_base_s1l20", batch=64, goals=_goals(5500, 1900)),
+    ModelCase("VMamba-T s1l8 768", "vmamba_tiny_s1l8", batch=4, size=768, goals=_goals(950, 300)),
+    ModelCase(
+        "VMamba-T s1l8 batch 1", "vmamba_tiny_s1l8", batch=1, training=False,
+        goals={"inference": 500},
+    ),
+    ModelCase("Vim-T", "vim_tiny", goals=_goals(20000, 5000)),
+    ModelCase("Vim-S", "vim_small", goals=_goals(11000, 2800)),
+    ModelCase(
+        "Vim-T 1248", "vim_tiny", batch=4, size=1248, kwargs={"img_size": 1248},
+        goals=_goals(1100, 250),
+    ),
+    ModelCase("Spatial-Mamba-T", "spatial_mamba_tiny", goals=_goals(9000, 3000)),
+    ModelCase("EfficientViM-M1", "ssm_efficientvim_m1", batch=256, goals=_goals(90000, 15000)),
+    ModelCase(
+        "EfficientViM-M4 256", "ssm_efficientvim_m4", batch=256, size=256,
+        goals=_goals(35000, 8000),
+    ),
+)  # fmt: skip
+
+SWIN, CONVNEXT, DEIT = "swin_tiny_patch4_window7_224", "convnext_tiny", "deit_tiny_patch16_224"
+MODEL_PEERS = (
+    ModelCase("Swin-T (timm)", SWIN),
+    ModelCase("ConvNeXt-T (timm)", CONVNEXT),
+    ModelCase("MambaOut-T (timm)", "mambaout_tiny"),
+    ModelCase("DeiT-T (timm)", DEIT),
+    ModelCase("ViT-S (timm)", "vit_small_patch16_224"),
+    ModelCase("DeiT-T 1248 (timm)", DEIT, batch=4, size=1248, kwargs={"img_size": 1248}),
+)
+
+
+def _on_cpu(label: str, model: str, as_fast_as: str | None = None) -> ModelCase:
+    return ModelCase(
+        label, model, batch=1, as_fast_as=as_fast_as, training=False, modes=(EAGER,),
+        dtype=torch.float32,
+    )  # fmt: skip
+
+
+CPU = (_on_cpu("VMamba-T s1l8", "vmamba_tiny_s1l8", as_fast_as=SWIN),)
+CPU_PEERS = (
+    _on_cpu("Swin-T (timm)", SWIN),
+    _on_cpu("ConvNeXt-T (timm)", CONVNEXT),
+    _on_cpu("DeiT-T (timm)", DEIT),
+)
+
+SUITES: dict[str, tuple[Case, ...]] = {"ops": OPS, "blocks": BLOCKS, "models": MODELS, "cpu": CPU}
+PEERS: dict[str, tuple[ModelCase, ...]] = {"models": MODEL_PEERS, "cpu": CPU_PEERS}  # go first
+MAMBA_SSM = "mamba_ssm"
+
+
+def peer_names() -> list[str]:
+    """What our rows can be compared with, by name."""
+    return sorted({MAMBA_SSM, *(case.model for cases in PEERS.values() for case in cases)})

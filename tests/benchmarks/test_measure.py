@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import pytest
+import torch
+
+from benchmarks import ops
+from benchmarks.measure import Limits, measure, measure_limits, time_call
+from benchmarks.ops import ScanProblem
+from benchmarks.peers import ChannelFirstScan
+from benchmarks.registry import MAMBA_SSM, ScanCase
+from benchmarks.run import run_task, tasks_of
+from benchmarks.task import Error, Task, Work
+from visionssm.ops import selective_scan_fn
+
+from .cases import BLOCK, CPU, MODEL, SCAN
+
+LIMITS = Limits(1e10, 1e11, "float32", 1e9)
+SECONDS = 1e-3
+
+
+def tasks(case) -> list[Task]:
+    return list(tasks_of(case, CPU, ()))
+
+
+@pytest.mark.parametrize("case", [SCAN, BLOCK, MODEL], ids=lambda case: case.label)
+def test_right_results_are_timed(case):
+    for task in tasks(case):
+        record = measure(task, CPU, LIMITS, SECONDS, task.goal)
+        assert record.status == "measured", record.why
+        assert all(error.acceptable for error in record.errors.values())
+        assert 0 < record.time_ms.low <= record.time_ms.median <= record.time_ms.high
+        assert record.timer == "wall clock"
+        assert record.copy_share or record.flop_share
+
+
+def test_goals_are_compared_in_their_unit():
+    forward, backward = (
+        measure(task, CPU, LIMITS, SECONDS, task.goal) for task in tasks(SCAN)[:2]
+    )  # fmt: skip
+    assert (forward.met, backward.met) == (True, False)
+    assert forward.goal_unit == "ms"
+    inference = measure(tasks(MODEL)[0], CPU, LIMITS, SECONDS, 1e-3)
+    assert inference.met
+    assert inference.goal_unit == "images/s"
+
+
+def test_work_of_a_scan():
+    forward, backward = (task.work() for task in tasks(SCAN)[:2])
+    b, k, d, l, n = 2, 4, 20, 25, 3
+    inputs = b * l * d + b * k * l * d + k * d * n + 2 * b * k * l * n + 2 * k * d
+    routes, y = k * l, b * k * l * d
+    assert forward.bytes == 4 * (inputs + routes + y)
+    assert backward.bytes == 4 * (2 * inputs + routes + y)
+    assert forward.exponentials == backward.exponentials == y * (n + 1)
+
+
+@pytest.mark.parametrize("mistake", [1.01, math.nan])
+@pytest.mark.parametrize("contender", ["visionssm", "visionssm, routes summed"])
+def test_a_wrong_scan_is_not_timed(monkeypatch, contender, mistake):
+    right = ops.selective_scan
+
+    def wrong(*args, implementation="auto", **kwargs):
+        y = right(*args, implementation=implementation, **kwargs)
+        return y if implementation == "torch" else y * mistake  # the truth stays
+
+    monkeypatch.setattr(ops, "selective_scan", wrong)
+    for task in tasks(SCAN):
+        if task.contender == contender:
+            record = measure(task, CPU, LIMITS, SECONDS, task.goal)
+            assert record.status == "wrong"
+            assert record.time_ms is None
+            assert record.met is None
+
+
+def test_what_a_contender_raises_is_recorded():
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    task = Task("case", "x", "eager", "fwd", torch.float32, lambda: broken, dict, Work)
+    record = measure(task, CPU, LIMITS, SECONDS, None)
+    assert (record.status, record.why) == ("failed", "RuntimeError: no such kernel")
+
+
+@pytest.mark.parametrize("routes", [1, 4])
+def test_channel_first_peers_solve_the_same_problem(routes):
+    """Our drop-in has mamba_ssm's signature and layout."""
+    case = ScanCase("case", 2, routes, 6, 16, 3, dtype=torch.float32)
+    scan = ChannelFirstScan(ScanProblem(case, CPU), selective_scan_fn)
+    errors = ops._forward_errors(scan.problem, scan) | ops._backward_errors(scan.problem, scan)
+    assert len(errors) == 8
+    assert all(error.acceptable for error in errors.values()), errors
+
+
+def test_what_is_not_installed_is_skipped(monkeypatch):
+    monkeypatch.setattr(ops.peers, "mamba_ssm_installed", lambda: False)
+    task = next(t for t in tasks_of(SCAN, CPU, [MAMBA_SSM]) if t.contender == MAMBA_SSM)
+    record = run_task(task, CPU, LIMITS, SECONDS, [])
+    assert (record.status, record.why) == ("skipped", "the package is not installed")
+
+
+def test_the_clock_and_the_limits():
+    timing = time_call(lambda: time.sleep(0.002), CPU, 0.01)
+    assert 2 <= timing.low <= timing.median <= timing.high
+    limits = measure_limits(CPU, torch.float32, SECONDS)
+    assert limits.copy_bytes_per_s > 0
+    assert limits.matmul_flops_per_s > 0
+    assert limits.exponentials_per_s is None
+
+
+def test_an_error_of_nan_is_not_acceptable():
+    assert Error(0.1, 0.2).acceptable
+    assert not Error(math.nan, 0.2).acceptable
+
+
+@pytest.mark.parametrize(
+    ("routes", "tokens", "message"), [(3, 16, "routes: expected"), (4, 15, "tokens: expected")]
+)
+def test_impossible_scans_are_refused(routes, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        ScanProblem(ScanCase("case", 1, routes, 4, tokens, 1), CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [SCAN, BLOCK], ids=lambda case: case.label)
+def test_cuda_calls_are_timed_as_graphs_too(case):
+    cuda = torch.device("cuda")
+    for task in tasks_of(dataclasses.replace(case, dtype=torch.bfloat16), cuda, ()):
+        record = measure(task, cuda, LIMITS, 0.01, None)
+        assert record.status == "measured", record.why
+        assert record.timer == "device events"
+        assert record.graph_ms.median > 0
+        assert record.peak_mib > 0
+
+
+@pytest.mark.gpu
+def test_limits_of_a_gpu():
+    limits = measure_limits(torch.device("cuda"), torch.bfloat16, 0.01)
+    assert all(limit > 1e11 for limit in (limits.copy_bytes_per_s, limits.exponentials_per_s))
