@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -75,3 +79,15 @@ def test_runs_on_the_tensors_device():
     results = outputs_and_gradients(inputs)
     exact = outputs_and_gradients(to_double(inputs), implementation="torch")
     assert_results_close(results, exact, 100)
+
+
+@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="needs compute-sanitizer")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool):
+    run = subprocess.run(
+        ["compute-sanitizer", "--tool", tool, sys.executable, "-m", "tests.ops.sanitize"],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = ("ERROR SUMMARY: 0 errors", "RACECHECK SUMMARY: 0 hazards")
+    assert any(line in run.stdout for line in found), run.stdout
