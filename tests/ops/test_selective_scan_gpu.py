@@ -82,12 +82,10 @@ def test_runs_on_the_tensors_device():
 
 
 @pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="needs compute-sanitizer")
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_compute_sanitizer_finds_nothing(tool):
+def test_compute_sanitizer_finds_nothing():
     run = subprocess.run(
-        ["compute-sanitizer", "--tool", tool, sys.executable, "-m", "tests.ops.sanitize"],
+        ["compute-sanitizer", "--tool", "memcheck", sys.executable, "-m", "tests.ops.sanitize"],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    found = ("ERROR SUMMARY: 0 errors", "RACECHECK SUMMARY: 0 hazards")
-    assert any(line in run.stdout for line in found), run.stdout
+    assert "ERROR SUMMARY: 0 errors" in run.stdout, run.stdout
