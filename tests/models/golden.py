@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from visionssm.models.official import OfficialLayout
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 # float32 on CUDA is compared without TF32, at the tolerance that the files state for it.
 DEVICES = [
@@ -80,3 +82,13 @@ def record_outputs(model: nn.Module, modules: dict[str, str]) -> dict[str, Tenso
     for name, path in modules.items():
         model.get_submodule(path).register_forward_hook(keep(name))
     return found
+
+
+def official_weights(model: nn.Module, layout: OfficialLayout) -> dict[str, Tensor]:
+    """The weights of one of our models as the official code would save them."""
+    weights = {}
+    for own, value in model.state_dict().items():
+        parts = layout.names.get(own, own)
+        parts = (parts,) if isinstance(parts, str) else parts
+        weights.update(zip(parts, value.chunk(len(parts)), strict=True))
+    return weights

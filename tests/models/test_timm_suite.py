@@ -3,7 +3,8 @@ tests/test_models.py), asked of every registered model of ours.
 
 Models of at most MAX_RUN parameters run, on images as small as their stride allows, and the
 smallest of each family is traced. Larger ones are wider or deeper forms of those; their shapes,
-names and interfaces are checked on the meta device.
+names and interfaces are checked on the meta device. Models for images of one size are built for
+those; models of token sequences have maps as intermediates alone.
 """
 
 from __future__ import annotations
@@ -27,13 +28,27 @@ NAMES = visionssm.list_models()
 
 def build(name: str, device: str = "cpu", **kwargs) -> nn.Module:
     torch.manual_seed(0)
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        kwargs.setdefault("img_size", SIZE)
     with torch.device(device):
         return timm.create_model(name, **kwargs)
+
+
+def published_size(name: str) -> dict[str, tuple[int, int]]:
+    """Arguments that build a model for the images of its published weights."""
+    cfg = timm.get_pretrained_cfg(name)
+    return {"img_size": cfg.input_size[1:]} if cfg.fixed_input_size else {}
 
 
 @functools.cache
 def num_params(name: str) -> int:
     return sum(p.numel() for p in build(name, "meta").parameters())
+
+
+@functools.cache
+def maps_only(name: str) -> bool:
+    """Whether every feature of the model is a map, the final one included."""
+    return build(name, "meta").output_fmt != "NLC"
 
 
 RUNNABLE = [name for name in NAMES if num_params(name) <= MAX_RUN]
@@ -57,7 +72,17 @@ def images(
 
 
 def spatial(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
+    if model.output_fmt == "NLC":
+        assert features.shape[1:] == (model.pos_embed.shape[1], model.num_features)
+        return model.patch_embed.grid_size
     return tuple(features.shape[1:3] if model.output_fmt == "NHWC" else features.shape[2:])
+
+
+def side(model: nn.Module, reduction: int) -> int:
+    """Height and width of the map of that reduction."""
+    if model.output_fmt == "NLC":  # of patches that may overlap
+        return (SIZE - model.patch_embed.patch_size) // reduction + 1
+    return SIZE // reduction
 
 
 def test_every_model_is_listed():
@@ -107,7 +132,7 @@ def test_gradients_are_the_same_with_checkpointing():
 
 @every_name
 def test_default_cfg_describes_the_model(name):
-    model = build(name, "meta").eval()
+    model = build(name, "meta", **published_size(name)).eval()
     keys, cfg = model.state_dict().keys(), model.default_cfg
     for entry in ("classifier", "first_conv"):
         assert cfg[entry] + ".weight" in keys
@@ -139,8 +164,11 @@ def test_any_image_size_and_channel_count(name):
         model.set_input_size(patch_size=1000)
 
 
-@every_name
-@pytest.mark.parametrize("feature_cls", [None, "list", "dict", "hook"])
+@pytest.mark.parametrize(
+    ("name", "feature_cls"),
+    [(name, None) for name in NAMES]
+    + [(name, cls) for name in NAMES if maps_only(name) for cls in ("list", "dict", "hook")],
+)
 def test_features_only(name, feature_cls):
     options = {} if feature_cls is None else {"feature_cls": feature_cls}
     model = build(name, "meta", features_only=True, **options).eval()
@@ -150,9 +178,10 @@ def test_features_only(name, feature_cls):
     maps = list(maps.values()) if isinstance(maps, dict) else maps
     nhwc = model.output_fmt == "NHWC"
     assert len(maps) == len(channels)
+    whole = build(name, "meta")
     for x, c, r in zip(maps, channels, reductions, strict=True):
-        side = SIZE // r
-        assert x.shape == ((1, side, side, c) if nhwc else (1, c, side, side))
+        s = side(whole, r)
+        assert x.shape == ((1, s, s, c) if nhwc else (1, c, s, s))
 
 
 @one_of_each_family
@@ -163,12 +192,13 @@ def test_feature_extractors_return_the_intermediates(name):
         features, maps = model.forward_intermediates(x)
         torch.testing.assert_close(features, model.forward_features(x))
         state = model.state_dict()
-        for options in ({}, {"feature_cls": "fx"}):
-            extractor = timm.create_model(name, features_only=True, **options).eval()
+        for options in ({}, {"feature_cls": "fx"}) if maps_only(name) else ({},):
+            extractor = build(name, features_only=True, **options).eval()
             inner = extractor.model if hasattr(extractor, "model") else extractor.graph_module
             inner.load_state_dict({k: v for k, v in state.items() if k in inner.state_dict()})
             nhwc = extractor.output_fmt == "NHWC"
-            for got, expected in zip(extractor(x), maps, strict=True):
+            chosen = [maps[i] for i in extractor.feature_info.out_indices]
+            for got, expected in zip(extractor(x), chosen, strict=True):
                 torch.testing.assert_close(got.permute(0, 3, 1, 2) if nhwc else got, expected)
 
 
@@ -185,7 +215,10 @@ def test_intermediates_by_index_format_and_norm(name):
     )
     assert [m.shape[-1] for m in maps] == [channels[0], channels[last]]
     final, maps = model.forward_intermediates(x, indices=[0], stop_early=True)
-    assert final.shape == (1, SIZE // 4, SIZE // 4, channels[0])
+    if maps_only(name):
+        assert final.shape == (1, SIZE // 4, SIZE // 4, channels[0])
+    else:
+        assert final.shape == model.forward_features(x).shape
     with pytest.raises(ValueError, match="output_fmt: expected"):
         model.forward_intermediates(x, output_fmt="NLC")
 
@@ -215,8 +248,9 @@ def test_pruned_models_keep_what_the_intermediates_need(name):
 def test_symbolic_trace_computes_the_same(name):
     model = build(name, num_classes=42).train()
     x = images(2)
-    traced = create_feature_extractor(model, ["head.fc"])
-    out = traced(x)["head.fc"]
+    classifier = model.default_cfg["classifier"]
+    traced = create_feature_extractor(model, [classifier])
+    out = traced(x)[classifier]
     torch.testing.assert_close(out, model(x))
     out.mean().backward()
     assert all(p.grad is not None for p in traced.parameters())
@@ -250,7 +284,7 @@ def test_parameter_groups_cover_every_parameter_once(name):
 
 @every_name
 def test_device_and_dtype_reach_the_parameters(name):
-    model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+    model = build(name, device="meta", dtype=torch.bfloat16)
     assert all(p.device.type == "meta" for p in model.parameters())
     assert model.get_classifier().weight.dtype == torch.bfloat16
     out = model(images(device="meta").bfloat16())

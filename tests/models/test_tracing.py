@@ -9,15 +9,18 @@ from torch.export import Dim
 
 import visionssm  # noqa: F401  registers the models
 
-NAME = "vmamba_pico"
+SMALL = {
+    "vmamba_pico": {"depths": (1, 1, 1), "dims": (8, 16, 24)},
+    "vim_tiny": {"depth": 2, "embed_dim": 16, "img_size": (40, 56), "dynamic_img_size": True},
+}
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=SMALL)
+def model(request):
     torch.manual_seed(0)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    return timm.create_model(NAME, num_classes=10, depths=(1, 1, 1), dims=(8, 16, 24)).eval()
+    return timm.create_model(request.param, num_classes=10, **SMALL[request.param]).eval()
 
 
 def test_compiles_as_one_graph_with_gradients(model):

@@ -1,7 +1,8 @@
 """What papers and official repositories publish about the models here; nothing measured by us.
 
 FLOPs are as the source prints them. It counts a multiply-add of a matrix product or a convolution
-once, where `count_flops` counts two, and the scan's operations as `count_flops` does.
+once, where `count_flops` counts two, and the scan's operations as `count_flops` does. A source that
+prints none has a dash.
 """
 
 from __future__ import annotations
@@ -91,7 +92,19 @@ VMAMBA = Published(
         Segmentation("vmamba_tiny_s1l8", "UPerNet 160k", "62M", "949G", 47.9, 48.8),
     ),
 )
-FAMILIES = {"vmamba": VMAMBA}
+VIM = Published(
+    source="https://github.com/hustvl/Vim/blob/dd0358a/README.md",
+    classification=(
+        Classification("vim_tiny", "Vim-tiny", 76.1, "7M", "-"),
+        Classification("vim_tiny_plus", "Vim-tiny+", 78.3, "7M", "-"),
+        Classification("vim_small", "Vim-small", 80.5, "26M", "-"),
+        Classification("vim_small_plus", "Vim-small+", 81.6, "26M", "-"),
+        Classification("vim_base", "Vim-base", 81.9, "98M", "-"),
+    ),
+    detection=(),
+    segmentation=(),
+)
+FAMILIES = {"vmamba": VMAMBA, "vim": VIM}
 
 
 def pretrained_cfg(model: str) -> PretrainedCfg:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 from collections import OrderedDict
@@ -17,7 +18,8 @@ CHECKPOINT_ENTRIES = ("model", "model_ema", "state_dict")  # where training code
 class OfficialLayout(NamedTuple):
     """How an official checkpoint names the parameters of one of our models."""
 
-    names: dict[str, str]  # our key -> official key
+    # our key -> official key, or the keys of tensors that ours joins along their first axis
+    names: Mapping[str, str | tuple[str, ...]]
     aliases: tuple[tuple[str, str], ...] = ()  # pattern, replacement: older keys to official ones
 
 
@@ -43,7 +45,7 @@ def from_official(
     """Build a model from an official repository's constructor arguments and state dict.
 
     Args:
-        family: "vmamba", ...
+        family: "vim", "vmamba", ...
         kwargs: arguments of the official class, under its names; those left out take its defaults.
             Arguments of the official dense backbone (``out_indices``) give a module that returns
             the list of normalised maps (b, c, h, w).
@@ -71,7 +73,8 @@ def convert_official(
 ) -> dict[str, Any]:
     """Rename an official state dict to our keys; keys that are ours or unknown stay as they are.
 
-    Weights of 1 x 1 convolutions become matrices where the model has a linear layer.
+    Weights of 1 x 1 convolutions become matrices where the model has a linear layer. Parts of a
+    joined parameter stay apart, under their official names, unless all are there and fit.
 
     Raises:
         ValueError: two tensors claim the same parameter.
@@ -80,7 +83,7 @@ def convert_official(
         if isinstance(state_dict.get(entry), Mapping):
             state_dict = state_dict[entry]
             break
-    ours = {official: own for own, official in layout.names.items()}
+    ours = {official: own for own, official in layout.names.items() if isinstance(official, str)}
     parameters = model.state_dict()
     weights: dict[str, Any] = {}
     for key, value in state_dict.items():
@@ -95,15 +98,40 @@ def convert_official(
         if isinstance(value, Tensor) and target is not None and target.dim() == 2:
             value = value.flatten(1) if value.shape[2:] == (1, 1) else value
         weights[own] = value
+    _join_parts(weights, parameters, layout)
     return weights
 
 
+def _join_parts(
+    weights: dict[str, Any], parameters: Mapping[str, Tensor], layout: OfficialLayout
+) -> None:
+    for own, parts in layout.names.items():
+        if isinstance(parts, str):
+            continue
+        found, shape = [weights.get(part) for part in parts], _part_shape(parameters[own], parts)
+        if any(not isinstance(value, Tensor) or tuple(value.shape) != shape for value in found):
+            continue
+        if own in weights:
+            raise ValueError(f"state_dict: {own!r} and {', '.join(parts)} stand for the same")
+        weights[own] = torch.cat([weights.pop(part) for part in parts])
+
+
+def _part_shape(joined: Tensor, parts: tuple[str, ...]) -> tuple[int, ...]:
+    return (joined.shape[0] // len(parts), *joined.shape[1:])
+
+
 def _check_fit(model: nn.Module, weights: Mapping[str, Any], layout: OfficialLayout) -> None:
-    expected = model.state_dict()
+    expected: dict[str, tuple[int, ...]] = {}
+    for own, parameter in model.state_dict().items():
+        parts = layout.names.get(own, own)
+        if isinstance(parts, str) or own in weights:
+            expected[own] = tuple(parameter.shape)
+        else:
+            expected.update(dict.fromkeys(parts, _part_shape(parameter, parts)))
     problems = [f"missing {_name(key, layout)}" for key in expected if key not in weights]
     problems += [f"unexpected {_name(key, layout)}" for key in weights if key not in expected]
     for key in expected.keys() & weights.keys():
-        shape, value = tuple(expected[key].shape), weights[key]
+        shape, value = expected[key], weights[key]
         if not isinstance(value, Tensor):
             problems.append(f"{_name(key, layout)} is no tensor but {type(value).__name__}")
         elif tuple(value.shape) != shape:
@@ -117,10 +145,11 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Any], layout: OfficialLay
 
 
 def _name(key: str, layout: OfficialLayout) -> str:
-    return layout.names.get(key, key)
+    official = layout.names.get(key, key)
+    return official if isinstance(official, str) else key
 
 
-def choose(argument: str, name: str, choices: Mapping[str, Any]) -> Any:
+def choose(argument: str, name: Any, choices: Mapping[Any, Any]) -> Any:
     """The choice of that name; ValueError naming the argument if there is none."""
     if name not in choices:
         raise ValueError(f"{argument}: expected one of {list(choices)}, got {name!r}")
@@ -129,10 +158,12 @@ def choose(argument: str, name: str, choices: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def stored_configs_readable() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read checkpoints that hold a yacs configuration.
+    """Let ``torch.load(weights_only=True)`` read checkpoints that hold their run's configuration.
 
-    Swin's training code, which many families build on, stores one beside the weights. It is read as
-    a plain dict: no code of the file or of yacs runs.
+    Swin's training code, which many families build on, stores a yacs one beside the weights, read
+    as a plain dict here; DeiT's stores the ``argparse.Namespace`` of its command line, an object
+    without behaviour. No code of the file or of yacs runs.
     """
-    with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+    configs: list[Any] = [(OrderedDict, "yacs.config.CfgNode"), argparse.Namespace]
+    with torch.serialization.safe_globals(configs):
         yield

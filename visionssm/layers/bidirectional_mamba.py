@@ -1,0 +1,148 @@
+"""BidirectionalMamba: Vim's token mixer, a selective scan of a sequence in both directions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+from torch import Tensor, nn
+
+from visionssm.ops import selective_scan
+from visionssm.scans import scan_routes
+
+from .ss2d import DT_FLOOR, DT_MAX, DT_MIN
+
+# Both look at sizes and devices, so a symbolic trace keeps them as single calls.
+register_notrace_function(selective_scan)
+register_notrace_function(scan_routes)
+
+NUM_ROUTES = 2  # forward and reverse
+
+
+class BidirectionalMamba(nn.Module):
+    """Selective scan of a sequence from both ends (b, l, dim) -> (b, l, dim).
+
+    Each direction has its own convolution, projections and decay; input projection, gate and
+    output projection are shared. Nothing is flipped: all tensors stay in token order, where the
+    reverse direction's causal convolution looks ahead and its route runs backwards::
+
+        x, z = in_proj(x);  x_k = silu(conv_k(x))                k = forward, reverse
+        y = sum over k of scan_k(x_k);  out = out_proj(y * silu(z)), halved if `average`
+
+    Parameters of both directions (d = expand dim channels, n state, r = ceil(dim / 16) step-size
+    rank, dt rows before B and C) are joined along their first axis, forward first.
+
+    Args:
+        dim: channels of input and output.
+        d_state: state size n.
+        expand: inner channels over dim.
+        kernel_size: taps of the depthwise convolutions.
+        average: halve the sum of the two directions.
+
+    Raises:
+        ValueError: expand or kernel_size is less than 1.
+
+    Source: Vim, arXiv 2401.09417, section 3.3 and algorithm 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        expand: int = 2,
+        kernel_size: int = 4,
+        average: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        for name, value in (("expand", expand), ("kernel_size", kernel_size)):
+            if value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value}")
+        dd = {"device": device, "dtype": dtype}
+        k, d = NUM_ROUTES, expand * dim
+        self.d_state = d_state
+        self.dt_rank = math.ceil(dim / 16)
+        self.average = average
+        self.in_proj = nn.Linear(dim, 2 * d, bias=False, **dd)
+        self.conv_weight = nn.Parameter(torch.empty(k * d, 1, kernel_size, **dd))
+        self.conv_bias = nn.Parameter(torch.empty(k * d, **dd))
+        self.act = nn.SiLU()
+        self.x_proj_weight = nn.Parameter(torch.empty(k * (self.dt_rank + 2 * d_state), d, **dd))
+        self.dt_proj_weight = nn.Parameter(torch.empty(k * d, self.dt_rank, **dd))
+        # Exponents and step sizes keep float32 in a model of lower precision.
+        fp32 = {"device": device, "dtype": torch.float32}
+        self.dt_proj_bias = nn.Parameter(torch.empty(k * d, **fp32))
+        self.A_log = nn.Parameter(torch.empty(k * d, d_state, **fp32))
+        self.D = nn.Parameter(torch.empty(k * d, **fp32))
+        self.out_proj = nn.Linear(d, dim, bias=False, **dd)
+        self.reset_scan_parameters()
+
+    @torch.no_grad()
+    def reset_scan_parameters(self) -> None:
+        """Initialise what the two directions own, as the official code does; linear layers stay.
+
+        Step sizes are log-uniform in [1e-3, 1e-1] forwards; those of the reverse direction start
+        from a bias of zero, for the official code initialises the forward one alone.
+        """
+        bound = self.conv_weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        nn.init.uniform_(self.conv_bias, -bound, bound)
+        nn.init.kaiming_uniform_(self.x_proj_weight, a=math.sqrt(5))
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj_weight, -bound, bound)
+        nn.init.zeros_(self.dt_proj_bias)
+        forward = self.dt_proj_bias.chunk(NUM_ROUTES)[0]
+        dt = torch.empty_like(forward).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+        dt = dt.exp().clamp(min=DT_FLOOR)
+        forward.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        rates = torch.arange(1, self.d_state + 1, device=self.A_log.device)
+        self.A_log.copy_(rates.to(self.A_log.dtype).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a sequence of tokens (b, l, dim)."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x = self.act(self.convolve(x))
+        delta, B, C = self.project(x)
+        y = selective_scan(
+            x.transpose(1, 2),
+            delta,
+            -torch.exp(self.A_log.float()).unflatten(0, (NUM_ROUTES, -1)),
+            B,
+            C,
+            self.D.float().unflatten(0, (NUM_ROUTES, -1)),
+            self.dt_proj_bias.float().unflatten(0, (NUM_ROUTES, -1)),
+            routes=scan_routes("bidirectional", 1, x.shape[1], x),
+            reduce="sum",
+            complete=True,
+        )
+        y = self.out_proj(y * self.act(z))
+        return 0.5 * y if self.average else y
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Both depthwise convolutions of tokens (b, l, d) in one call: (b, l, 2, d), token order.
+
+        The sequence is the only column of an image, padded by an empty one on either side. A kernel
+        two columns wide meets it twice: first with its right column, which holds the forward
+        taps on the tokens before, then with its left one, the reverse taps on the tokens after.
+        So one channel gives both directions, and the channels stay innermost.
+        """
+        taps = self.conv_weight.shape[-1]
+        forward, reverse = self.conv_weight.chunk(NUM_ROUTES)
+        columns = [F.pad(reverse.flip(-1), (taps - 1, 0)), F.pad(forward, (0, taps - 1))]
+        image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (b, d, l, 1), channels-last
+        out = F.conv2d(
+            image, torch.stack(columns, dim=-1), padding=(taps - 1, 1), groups=x.shape[-1]
+        ).permute(0, 2, 3, 1)
+        return out + self.conv_bias.unflatten(0, (NUM_ROUTES, -1)).to(out.dtype)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (b, l, k, d) to delta (b, k, l, d), B and C (b, k, l, n), all in token order."""
+        x_proj = self.x_proj_weight.unflatten(0, (NUM_ROUTES, -1))
+        x = torch.einsum("blkd,kcd->bklc", x, x_proj)
+        dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt_proj = self.dt_proj_weight.unflatten(0, (NUM_ROUTES, -1))
+        return torch.einsum("bklr,kdr->bkld", dt, dt_proj), B, C
