@@ -8,10 +8,12 @@ capture a backward pass whose forward ran on another stream. On the CPU the wall
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from .task import Error, Task
 
 WARMUP_SHARE = 0.25  # of the time of a measurement, before it
 MIN_RUNS = 5
+QUIET = 0.1  # cores at work for other processes; with more, times on the CPU say little
 EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, capability 7.0 and on
 
 
@@ -61,9 +64,15 @@ class Record:
     copy_share: float | None = None  # of the copy bandwidth; shares are by the faster time too
     exponential_share: float | None = None
     flop_share: float | None = None
+    other_cores: float | None = None  # at work for other processes meanwhile; CPU only
     goal: float | None = None
     goal_unit: str = ""
-    met: bool | None = None
+    met: bool | None = None  # not judged while other processes run
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing else slowed it down, as far as can be known."""
+        return self.other_cores is None or self.other_cores <= QUIET
 
     @property
     def best_ms(self) -> float:
@@ -112,7 +121,10 @@ def _time(task: Task, device: torch.device, seconds: float, record: Record) -> N
     record.timer = "wall clock" if device.type == "cpu" else "device events"
     if device.type != "cpu":
         record.peak_mib = _peak_memory(call, device) / 2**20
+    begin = _processor_seconds()
     record.time_ms = time_call(call, device, seconds)
+    if device.type == "cpu":
+        record.other_cores = _other_cores(begin, _processor_seconds())
     if task.graph and device.type != "cpu":
         del call
         record.graph_ms = _time_graph(task.prepare, device, seconds)
@@ -131,7 +143,7 @@ def _rate(task: Task, limits: Limits, record: Record) -> None:
     record.flop_share = share(work.flops, limits.matmul_flops_per_s)
     if task.images:
         record.images_per_s = task.images / (best_ms / 1e3)
-    if record.goal is not None:
+    if record.goal is not None and record.quiet:
         if record.images_per_s is None:
             record.met = best_ms <= record.goal
         else:
@@ -160,6 +172,25 @@ def _time_by_wall_clock(call: Callable[[], Any], seconds: float) -> Timing:
         times.append((time.perf_counter() - start) * 1e3)
     fifths = statistics.quantiles(times, n=5, method="inclusive")
     return Timing(statistics.median(times), fifths[0], fifths[-1])
+
+
+def _processor_seconds() -> tuple[float, float, float | None]:
+    """Seconds on the clock, of this process's threads and, on Linux, of all processes."""
+    everyone, stat = None, Path("/proc/stat")
+    if stat.exists():
+        user, nice, system, _idle, _wait, *others = map(int, stat.read_text().split()[1:9])
+        everyone = (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), time.process_time(), everyone
+
+
+def _other_cores(
+    begin: tuple[float, float, float | None], end: tuple[float, float, float | None]
+) -> float | None:
+    """Cores that other processes kept busy between two readings of `_processor_seconds`."""
+    if begin[2] is None or end[2] is None:
+        return None
+    others = (end[2] - begin[2]) - (end[1] - begin[1])
+    return max(0.0, others / (end[0] - begin[0]))
 
 
 def _time_graph(

@@ -27,6 +27,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "of exp": lambda r: _percent(r.exponential_share),
     "of matmul": lambda r: _percent(r.flop_share),
     "peak MiB": lambda r: _number(r.peak_mib),
+    "other cores": lambda r: _number(r.other_cores),
     "goal": lambda r: "" if r.goal is None else f"{_number(r.goal)} {r.goal_unit}",
     "met": lambda r: {None: "", True: "yes", False: "no"}[r.met],
     "error / limit": lambda r: _worst(r),
@@ -36,8 +37,9 @@ Times are medians with the 20th and 80th percentile. What follows them is of the
 times, and so is the comparison with the goal. Of copy: bytes that cannot but move (inputs once,
 outputs once) over the bandwidth of a device copy. Of exp: exponentials that the operation needs
 over what the special-function units give. Of matmul: FLOPs (a multiply-add is two) over those of a
-large matrix product. Peak: memory above inputs and weights. Error / limit: the worst deviation from
-the float64 truth over what the dtype explains; a row above 1 is not timed.
+large matrix product. Peak: memory above inputs and weights. Other cores: at work for other
+processes meanwhile; a row with more than a tenth neither sets a goal nor meets one. Error / limit:
+the worst deviation from the float64 truth over what the dtype explains; above 1 a row is not timed.
 """
 
 

@@ -148,8 +148,9 @@ def run_task(
         return skipped(task)
     goal = task.goal
     if task.as_fast_as is not None:
-        rivals = (r for r in earlier if r.contender == task.as_fast_as and r.mode == task.mode)
-        goal = next((r.images_per_s for r in rivals if r.quantity == task.quantity), None)
+        rival = (task.as_fast_as, task.mode, task.quantity)
+        quiet = (r for r in earlier if r.quiet and (r.contender, r.mode, r.quantity) == rival)
+        goal = next((r.images_per_s for r in quiet), None)
     return measure(task, device, limits, seconds, goal)
 
 

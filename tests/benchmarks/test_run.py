@@ -47,8 +47,10 @@ def test_a_peer_of_the_same_run_sets_the_goal():
     (first,) = run.tasks_of(peer, CPU, ())
     (second,) = run.tasks_of(ours, CPU, ())
     record = run.run_task(first, CPU, limits, SECONDS, [])
-    goal = run.run_task(second, CPU, limits, SECONDS, [record]).goal
-    assert goal == record.images_per_s
+    record.other_cores = 0.0
+    assert run.run_task(second, CPU, limits, SECONDS, [record]).goal == record.images_per_s
+    record.other_cores = 1.0
+    assert run.run_task(second, CPU, limits, SECONDS, [record]).goal is None
     assert run.run_task(second, CPU, limits, SECONDS, []).goal is None
 
 
