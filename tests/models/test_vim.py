@@ -180,9 +180,8 @@ def test_published_weights_adapt_to_other_sizes_and_strides(tmp_path, options):
 
 def test_convert_tells_the_plus_models_from_the_others(tmp_path, capsys):
     saved = timm.create_model("vim_tiny_plus").eval()
-    torch.save(
-        {"model": official_weights(saved, official_layout(saved))}, tmp_path / "official.pth"
-    )
+    weights = official_weights(saved, official_layout(saved))
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "official.pth")
     target = tmp_path / "ours.safetensors"
     assert main(["convert", str(tmp_path / "official.pth"), str(target)]) == 0
     assert "official.pth: vim_tiny_plus, 247 tensors" in capsys.readouterr().out
@@ -291,6 +290,8 @@ def test_setting_the_input_size_equals_resampling_at_every_call():
         fixed(image)
     fixed.set_input_size((50, 81))
     torch.testing.assert_close(fixed(image), dynamic(image))
+    with pytest.raises(ValueError, match="x: expected at least 16 pixels a side"):
+        dynamic(torch.randn(1, 3, 15, 48))
     with pytest.raises(ValueError, match="img_size: expected at least 16"):
         fixed.set_input_size(15)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import scan_routes
 
-from .ss2d import DT_FLOOR, DT_MAX, DT_MIN
+from .scan_init import init_decay_rates_, init_step_sizes_
 
 # Both look at sizes and devices, so a symbolic trace keeps them as single calls.
 register_notrace_function(selective_scan)
@@ -94,12 +94,8 @@ class BidirectionalMamba(nn.Module):
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj_weight, -bound, bound)
         nn.init.zeros_(self.dt_proj_bias)
-        forward = self.dt_proj_bias.chunk(NUM_ROUTES)[0]
-        dt = torch.empty_like(forward).uniform_(math.log(DT_MIN), math.log(DT_MAX))
-        dt = dt.exp().clamp(min=DT_FLOOR)
-        forward.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
-        rates = torch.arange(1, self.d_state + 1, device=self.A_log.device)
-        self.A_log.copy_(rates.to(self.A_log.dtype).log().expand_as(self.A_log))
+        init_step_sizes_(self.dt_proj_bias.chunk(NUM_ROUTES)[0])
+        init_decay_rates_(self.A_log)
         nn.init.ones_(self.D)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import get_scan, scan_routes
 
+from .scan_init import init_decay_rates_, init_step_sizes_
 from .typing import Layer
 
 # Both look at sizes and devices, so a symbolic trace keeps them as single calls.
@@ -19,7 +20,6 @@ register_notrace_function(selective_scan)
 register_notrace_function(scan_routes)
 
 INITS = ("v0", "v1", "v2")
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
 class SS2D(nn.Module):
@@ -123,11 +123,8 @@ class SS2D(nn.Module):
         if self.init == "v0":
             bound = self.dt_rank**-0.5
             nn.init.uniform_(self.dt_projs_weight, -bound, bound)
-            dt = torch.empty_like(self.dt_projs_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX))
-            dt = dt.exp().clamp(min=DT_FLOOR)
-            self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
-            rates = torch.arange(1, self.d_state + 1, device=self.A_logs.device)
-            self.A_logs.copy_(rates.to(self.A_logs.dtype).log().expand_as(self.A_logs))
+            init_step_sizes_(self.dt_projs_bias)
+            init_decay_rates_(self.A_logs)
         elif self.init == "v1":
             nn.init.normal_(self.A_logs)
             nn.init.normal_(self.dt_projs_weight, std=0.1)

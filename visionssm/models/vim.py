@@ -80,7 +80,7 @@ class PatchEmbed(nn.Module):
         dynamic_img_size: take images of other sizes too.
 
     Raises:
-        ValueError: img_size is smaller than a patch, or an image has another size.
+        ValueError: img_size or an image is smaller than a patch, or an image has another size.
     """
 
     def __init__(
@@ -103,8 +103,7 @@ class PatchEmbed(nn.Module):
 
     def set_img_size(self, img_size: Grid) -> None:
         """Expect images of another size from now on."""
-        if min(img_size) < self.patch_size:
-            raise ValueError(f"img_size: expected at least {self.patch_size}, got {img_size}")
+        self._check_size("img_size", img_size)
         self.img_size = img_size
         self.grid_size = self.dynamic_feat_size(img_size)
 
@@ -116,7 +115,14 @@ class PatchEmbed(nn.Module):
             (width - self.patch_size) // self.stride + 1,
         )
 
+    def _check_size(self, argument: str, img_size: tuple[int, ...]) -> None:
+        if any(size < self.patch_size for size in img_size):
+            raise ValueError(
+                f"{argument}: expected at least {self.patch_size} pixels a side, got {img_size}"
+            )
+
     def forward(self, x: Tensor) -> Tensor:
+        self._check_size("x", tuple(x.shape[2:]))
         if not self.dynamic_img_size and tuple(x.shape[2:]) != self.img_size:
             raise ValueError(
                 f"x: expected images of {self.img_size}, got {tuple(x.shape[2:])}; for other sizes "
@@ -420,7 +426,7 @@ class Vim(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) to normalised tokens (b, l, num_features), class token included."""
         x = self.embed(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             x = checkpoint_seq(self.blocks, x)
         else:
             x = self.blocks(x)
