@@ -348,7 +348,10 @@ WEIGHTS = {
 }
 
 default_cfgs = generate_default_cfgs(
-    {"vmamba_pico": _cfg(), **{name: _cfg(RELEASES + file) for name, file in WEIGHTS.items()}}
+    {
+        "vmamba_pico": _cfg(license=None),
+        **{name: _cfg(RELEASES + file) for name, file in WEIGHTS.items()},
+    }
 )
 
 
