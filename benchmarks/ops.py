@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from visionssm.layers.ss2d import DT_MAX, DT_MIN
+from visionssm.layers.scan_init import DT_MAX, DT_MIN
 from visionssm.ops import selective_scan
 from visionssm.scans import cross_scan, raster
 
