@@ -1,5 +1,6 @@
 """webdataset shards give what the folder gives, and a resumed run repeats their order."""
 
+import io
 import json
 import tarfile
 
@@ -42,6 +43,37 @@ def test_stream_gives_the_images_and_labels_of_the_folder(shards, image_root):
 
     streamed = DataLoader(stream(shards), batch_size=None, num_workers=1)
     assert multiset(streamed) == multiset(ImageFiles(str(image_root), "train", EVALUATION))
+
+
+@pytest.fixture
+def damaged_shard(shards, tmp_path):
+    """One shard whose first two images are no images."""
+    with tarfile.open(shards / "train-0.tar") as whole:
+        with tarfile.open(tmp_path / "train-0.tar", "w") as damaged:
+            for member in whole:
+                data = whole.extractfile(member).read()
+                if member.name in ("0000.png", "0001.png"):
+                    data = data[:20]
+                    member.size = len(data)
+                damaged.addfile(member, io.BytesIO(data))
+    split = {"name": "train", "num_samples": 12, "filenames": ["train-0.tar"]}
+    split["shard_lengths"] = [12]
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    return tmp_path
+
+
+def test_undecodable_samples_are_counted_and_left_out(damaged_shard):
+    dataset = stream(damaged_shard)
+    items = list(DataLoader(dataset, batch_size=None, num_workers=1))
+    assert len(items) == 10
+    assert dataset.count_corrupt() == 2
+    assert items[0]["paths"].endswith("train-0.tar/0002")
+
+
+def test_too_many_undecodable_samples_stop_the_run(damaged_shard):
+    dataset = stream(damaged_shard, max_corrupt=1)
+    with pytest.raises(ValueError, match=r"2 images.*max_corrupt=1.*train-0\.tar/0001"):
+        list(DataLoader(dataset, batch_size=None, num_workers=1))
 
 
 def test_stream_without_workers_is_refused(shards):

@@ -1,27 +1,16 @@
 """Images with one label each: the common dataset, and image folders or tar files read by timm."""
 
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 
+from .corrupt import UNREADABLE, CorruptImages
 from .randomness import seed_generators
 from .samplers import SeededIndex
-
-UNREADABLE = (
-    OSError,  # missing, empty, truncated or unidentified files
-    SyntaxError,  # Pillow's answer to broken PNG chunks
-    ValueError,
-    EOFError,
-    tarfile.TarError,
-    Image.DecompressionBombError,
-)
 
 
 class ClassificationDataset(Dataset):
@@ -44,8 +33,8 @@ class ClassificationDataset(Dataset):
         self.metainfo = {"classes": tuple(classes)}
         self.transform_args = dict(transform)
         self.transform = create_transform(**transform)
-        self.max_corrupt = max_corrupt
-        self.corrupt = torch.zeros(length, dtype=torch.bool).share_memory_()
+        self.length = length
+        self.corrupt = CorruptImages(length, max_corrupt)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return the decoded RGB image and its label; raise one of `UNREADABLE` if it is broken."""
@@ -56,7 +45,7 @@ class ClassificationDataset(Dataset):
         raise NotImplementedError
 
     def __len__(self) -> int:
-        return len(self.corrupt)
+        return self.length
 
     def __getitem__(self, key: int | SeededIndex) -> dict:
         if isinstance(key, SeededIndex):
@@ -70,23 +59,12 @@ class ClassificationDataset(Dataset):
             try:
                 return index, *self.load(index)
             except UNREADABLE as error:
-                self._note_corrupt(index, error)
+                self.corrupt.note(index, self.path(index), error)
             index = (index + 1) % len(self)
-
-    def _note_corrupt(self, index: int, error: BaseException) -> None:
-        if not self.corrupt[index]:
-            self.corrupt[index] = True
-            message = f"skipped unreadable image {self.path(index)}: {error!r}"
-            print_log(f"{message} ({self.count_corrupt()} so far)", "current", level=30)
-        if self.count_corrupt() > min(self.max_corrupt, len(self) - 1):
-            raise ValueError(
-                f"{self.count_corrupt()} of {len(self)} images are unreadable, more than "
-                f"max_corrupt={self.max_corrupt}; the last is {self.path(index)}: {error!r}"
-            ) from error
 
     def count_corrupt(self) -> int:
         """Number of different images found unreadable so far, by all workers of this process."""
-        return int(self.corrupt.sum())
+        return self.corrupt.count()
 
 
 @DATASETS.register_module()

@@ -21,7 +21,7 @@ class NonFiniteLossHook(Hook):
         if math.isfinite(loss):
             return
         checkpoint = runner.message_hub.get_info("last_ckpt", "none was saved yet")
-        files = data_batch.get("paths", ["not known: the dataset is a stream"])
+        files = data_batch.get("paths", ["not known: the data set gives no paths"])
         raise FloatingPointError(
             f"loss is {loss} at step {runner.iter + 1} (epoch {runner.epoch + 1}, batch "
             f"{batch_idx + 1}).\nLast good checkpoint: {checkpoint}\nFiles of this batch:\n  "
