@@ -349,7 +349,7 @@ WEIGHTS = {
 
 default_cfgs = generate_default_cfgs(
     {
-        "vmamba_pico": _cfg(license=None),
+        "vmamba_pico": _cfg(license="apache-2.0"),
         **{name: _cfg(RELEASES + file) for name, file in WEIGHTS.items()},
     }
 )
