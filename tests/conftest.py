@@ -1,4 +1,7 @@
-"""Where the tests run: CUDA tests skip without a device, Triton is interpreted on CPU."""
+"""Where the tests run: CUDA tests skip without a device, Triton is interpreted on CPU.
+
+With a device in sight nothing is interpreted: run `-m gpu` there, or hide it (`make test` does).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Make Triton's interpreter scan rows instead of single elements.
 
 Its `associative_scan` calls the combining function once per element; a function that is elementwise
-over the other axes, as every scan's is, may take a whole row. The result is the same, 10 times
-sooner.
+over the other axes, as every scan's is, may take a whole row. The result is the same, sooner.
 """
 
 from __future__ import annotations

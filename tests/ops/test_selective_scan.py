@@ -102,7 +102,10 @@ def test_strided_views_need_no_copy_by_the_caller(implementation):
     expected = selective_scan(**copies, implementation=implementation)
     for variant in (views, channel_first):
         actual = selective_scan(**variant, implementation=implementation)
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+        if implementation == "triton":
+            assert torch.equal(actual, expected)
+        else:  # the matrix products sum in the order of the strides
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
@@ -162,7 +165,10 @@ def test_zero_step_size_is_the_identity(implementation):
     _, at_10 = selective_scan(
         **first, delta_softplus=False, return_last_state=True, implementation=implementation
     )
-    torch.testing.assert_close(end, at_10)  # chunks differ, so rounding may
+    if implementation == "torch":  # 10 steps are cut into other chunks than 30
+        torch.testing.assert_close(end, at_10)
+    else:
+        assert torch.equal(end, at_10)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])

@@ -430,7 +430,7 @@ class _Tile(NamedTuple):
 
 
 def _tile(d: int, n: int) -> _Tile:
-    """Tile by channels and state size, the best of those measured on an H200.
+    """Tile by channels and state size.
 
     Two channels a thread share the work on a row, unless they leave threads idle. With n > 1 the
     totals of the warps are combined n times a tile, so there are fewer of them.
