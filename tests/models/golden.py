@@ -1,8 +1,15 @@
-"""Golden cases: numbers that the official implementations gave, and how near to them is right."""
+"""Golden cases: numbers that the official implementations gave, and how near to them is right.
+
+tests/golden holds one case for every option of a family. A complete set lies where the environment
+variable VISIONSSM_GOLDENS points to, a folder of the same structure, which is then read instead::
+
+    VISIONSSM_GOLDENS=/path/to/goldens python -m pytest tests/models/test_families.py
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +20,7 @@ from torch import Tensor, nn
 
 from visionssm.models.official import OfficialLayout
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(os.environ.get("VISIONSSM_GOLDENS") or Path(__file__).parents[1] / "golden")
 # float32 on CUDA is compared without TF32, at the tolerance that the files state for it.
 DEVICES = [
     pytest.param("cpu", id="cpu"),

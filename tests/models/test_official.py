@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 import visionssm
-from tests.models.golden import load_golden
 from visionssm.models.official import _builders
 
 BASE = {
@@ -120,19 +119,18 @@ def test_tensors_may_lie_in_a_checkpoint():
 
 
 def test_every_key_that_does_not_fit_is_named():
-    case = load_golden("vmamba", "s1l8_like")
-    weights = dict(case.parameters)
-    del weights["layers.1.downsample.3.weight"], weights["patch_embed.5.bias"]
+    kwargs, weights = official_weights()
+    del weights["layers.0.downsample.3.weight"], weights["patch_embed.5.bias"]
     weights["layers.0.blocks.0.op.extra"] = torch.zeros(1)
     weights["classifier.head.weight"] = torch.zeros(3, 3)
     weights["classifier.norm.bias"] = "text"
     with pytest.raises(ValueError, match="5 keys do not fit") as error:
-        visionssm.from_official("vmamba", case.kwargs, weights)
+        visionssm.from_official("vmamba", kwargs, weights)
     for line in [
-        "missing layers.1.downsample.3.weight",
+        "missing layers.0.downsample.3.weight",
         "missing patch_embed.5.bias",
         "unexpected layers.0.blocks.0.op.extra",
-        "misshaped classifier.head.weight: expected (10, 96), got (3, 3)",
+        "misshaped classifier.head.weight: expected (5, 12), got (3, 3)",
         "classifier.norm.bias is no tensor but str",
     ]:
         assert line in str(error.value)

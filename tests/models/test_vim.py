@@ -1,4 +1,4 @@
-"""Vim against its official code: goldens, configurations, weights, position embedding, options."""
+"""Vim's own: options of its official code, position embedding, class token, residual stream."""
 
 from __future__ import annotations
 
@@ -10,135 +10,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.optim import param_groups_weight_decay
 from torch import nn
 
 import visionssm
-from tests.models.golden import (
-    DEVICES,
-    assert_golden,
-    assert_golden_gradient,
-    golden_names,
-    load_golden,
-    manifest,
-    official_weights,
-)
+from tests.models.golden import official_weights
 from visionssm.cli.main import main
-from visionssm.models.vim import (
-    Vim,
-    checkpoint_filter_fn,
-    official_layout,
-    resample_pos_embed,
-)
-
-MANIFEST = manifest("vim")
-NAMES = {  # ours -> what the authors call it
-    "vim_tiny": "Vim-tiny",
-    "vim_tiny_plus": "Vim-tiny+",
-    "vim_small": "Vim-small",
-    "vim_small_plus": "Vim-small+",
-    "vim_base": "Vim-base",
-}
-VARIANTS = {
-    name: next(v for v in MANIFEST["variants"] if v["published_name"] == published)
-    for name, published in NAMES.items()
-}
-each_variant = pytest.mark.parametrize("name", VARIANTS)
-
-
-@pytest.fixture(autouse=True)
-def no_tf32():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-    torch.set_float32_matmul_precision(before)
-
-
-def meta_model(name: str, **kwargs) -> Vim:
-    with torch.device("meta"):
-        return timm.create_model(name, **kwargs)
-
-
-def official_state_dict(name: str) -> dict[str, torch.Tensor]:
-    """Keys and shapes of the published file, without values."""
-    return {key: torch.empty(shape, device="meta") for key, shape in VARIANTS[name]["state_dict"]}
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", golden_names("vim"))
-def test_classifier_equals_the_official_one(name, device):
-    """Logits, features and input gradient; the stream before block i is the official residual i."""
-    case = load_golden("vim", name)
-    model = visionssm.from_official("vim", case.kwargs, case.parameters).to(device)
-    assert sum(p.numel() for p in model.parameters()) == case.facts["num_params"]
-    found: dict[str, torch.Tensor] = {}
-    for i, block in enumerate(model.blocks):
-        block.register_forward_pre_hook(
-            lambda module, args, i=i: found.update({f"feat/res{i}": args[0]})
-        )
-        block.ls.register_forward_hook(
-            lambda module, args, output, i=i: found.update({f"feat/{i}": output})
-        )
-    image = case.tensors["input"].to(device).requires_grad_()
-    features = model.forward_features(image)
-    found["feat/tokens"] = found["feat/res0"]
-    found["feat/pooled"] = model.forward_head(features, pre_logits=True)
-    found["output"] = model.forward_head(features)
-    found["output"].square().sum().backward()
-    assert_golden(case, found, device)
-    assert_golden_gradient(case, image.grad, device)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", golden_names("vim"))
-def test_autocast_on_cuda_stays_near(name, dtype):
-    """Rounding to the dtype at each layer: a few parts in its precision of the largest value."""
-    case = load_golden("vim", name)
-    model = visionssm.from_official("vim", case.kwargs, case.parameters).cuda()
-    with torch.autocast("cuda", dtype=dtype):
-        out = model(case.tensors["input"].cuda())
-    expected = case.tensors["output"]
-    error = (out.float().cpu() - expected).abs().max()
-    assert error < 10 * torch.finfo(dtype).eps * expected.abs().max()
-
-
-@each_variant
-def test_registered_model_is_the_published_one(name):
-    variant = VARIANTS[name]
-    model = meta_model(name)
-    assert sum(p.numel() for p in model.parameters()) == variant["params_measured"]
-    cfg = timm.get_pretrained_cfg(name)
-    file = variant["checkpoint_file_name_from_memory_unverified"]
-    assert cfg.url == f"{variant['checkpoint_url']}/resolve/main/{file}"
-    assert cfg.license == "apache-2.0"
-    preprocessing = MANIFEST["preprocessing"]
-    assert list(cfg.mean) == preprocessing["mean"]
-    assert list(cfg.std) == preprocessing["std"]
-    assert cfg.crop_pct == preprocessing["crop_pct"]
-    assert (cfg.interpolation, cfg.input_size) == ("bicubic", (3, 224, 224))
-
-
-@each_variant
-@pytest.mark.parametrize("nesting", [None, "model"])
-def test_published_keys_load_strictly(name, nesting):
-    state_dict = official_state_dict(name)
-    model = meta_model(name)
-    checkpoint = {nesting: state_dict, "epoch": 1} if nesting else state_dict
-    converted = checkpoint_filter_fn(checkpoint, model)
-    model.load_state_dict(converted, strict=True)  # shapes are compared on the meta device too
-    assert checkpoint_filter_fn(converted, model).keys() == converted.keys()
-
-
-@each_variant
-def test_from_official_builds_the_published_configurations(name):
-    kwargs, state_dict = VARIANTS[name]["kwargs"], official_state_dict(name)
-    with torch.device("meta"):
-        model = visionssm.from_official("vim", kwargs, state_dict)
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    assert shapes == {k: v.shape for k, v in meta_model(name).state_dict().items()}
-
+from visionssm.models.vim import Vim, official_layout, resample_pos_embed
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_classes": 5, "d_state": 4}
 OFFICIAL_SMALL = {**SMALL, "img_size": 48}
@@ -149,21 +26,6 @@ def small_official(**kwargs) -> tuple[dict, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     model = Vim(img_size=48, **{**SMALL, **kwargs})
     return OFFICIAL_SMALL, official_weights(model, official_layout(model))
-
-
-def test_a_local_official_file_with_its_arguments_loads_through_timm(tmp_path):
-    """DeiT's training code, which the authors use, stores an argparse.Namespace."""
-    saved = timm.create_model("vim_tiny", **SMALL)
-    weights = official_weights(saved, official_layout(saved))
-    file = tmp_path / "official.pth"
-    torch.save({"model": weights, "args": argparse.Namespace(lr=1e-3), "epoch": 3}, file)
-    overlay = {"file": str(file), "num_classes": 5}
-    loaded = timm.create_model("vim_tiny", True, pretrained_cfg_overlay=overlay, **SMALL)
-    assert all(torch.equal(v, saved.state_dict()[k]) for k, v in loaded.state_dict().items())
-    del weights["layers.1.mixer.A_b_log"]
-    torch.save({"model": weights}, file)
-    with pytest.raises(RuntimeError, match=r"blocks\.1\.mixer\.A_log"):
-        timm.create_model("vim_tiny", True, pretrained_cfg_overlay=overlay, **SMALL)
 
 
 @pytest.mark.parametrize("options", [{"img_size": (96, 160)}, {"stride": 8}])
@@ -335,16 +197,3 @@ def test_initial_values_are_the_official_ones():
     for parameter in (model.head.weight, model.pos_embed):
         assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
     assert model.patch_embed.proj.weight.std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.1)
-
-
-def test_weight_decay_groups_are_those_of_the_published_training():
-    """Official rule: no decay for vectors, biases, class token and position embedding."""
-    model = Vim(img_size=48, init_values=0.1, **SMALL)
-    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    names = official_layout(model).names
-    for name, parameter in model.named_parameters():
-        parts = names[name] if isinstance(names[name], tuple) else (names[name],)
-        vector = parameter.dim() == 1 or parts[0].endswith(".bias")
-        expected = not vector and name not in ("cls_token", "pos_embed")
-        assert (id(parameter) in decayed) == expected, name

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.models.golden import GOLDEN
 from visionssm.ops import selective_scan, selective_scan_fn
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "ops"
-CASES = json.loads((GOLDEN / "selective_scan.json").read_text())["cases"]
-TENSORS = load_file(GOLDEN / "selective_scan.safetensors")
+CASES = json.loads((GOLDEN / "ops" / "selective_scan.json").read_text())["cases"]
+TENSORS = load_file(GOLDEN / "ops" / "selective_scan.safetensors")
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 # Both sides start from the same float32 inputs and the golden numbers are float64, so the error is
