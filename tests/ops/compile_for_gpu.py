@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
+hsm_ssd_impl = importlib.import_module("visionssm.ops.hsm_ssd.triton_impl")
 
 
 class HopperWithoutDevice:
@@ -57,6 +58,17 @@ def compile_call(b: int, k: int, l: int, d: int, n: int, segment: int) -> None:
     triton_impl.selective_scan_backward(delta, grad_last_state, *inputs, states, True, False)
 
 
+def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
+    """Compile what a call of this size launches, dt and B being parts of one projection."""
+    for name in ("_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel"):
+        setattr(hsm_ssd_impl, name, CompileOnly(getattr(hsm_ssd_impl, name)))
+    hsm_ssd_impl.check_device = lambda x: None
+    B, _, dt = torch.zeros(b, l, 3 * n).bfloat16().split(n, dim=-1)
+    x = torch.zeros(b, l, d).bfloat16()
+    state, log_total = hsm_ssd_impl.hsm_ssd_forward(x, dt, B)
+    hsm_ssd_impl.hsm_ssd_backward(state, x, dt, B, state, log_total)
+
+
 def main() -> None:
     driver.set_active(HopperWithoutDevice())
     for name in ("_forward_kernel", "_carry_kernel", "_backward_kernel"):
@@ -66,6 +78,7 @@ def main() -> None:
     compile_call(2, 4, 196, 96, 1, segment=196)
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)
+    compile_hsm_ssd(2, 196, 128, 49)
 
 
 if __name__ == "__main__":

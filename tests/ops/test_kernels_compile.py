@@ -29,6 +29,7 @@ def kernels(tmp_path_factory) -> list[tuple[str, int, int]]:
 def test_every_kernel_compiles(kernels):
     assert {name for name, _, _ in kernels} == {
         "_forward_kernel", "_carry_kernel", "_backward_kernel",
+        "_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel",
     }  # fmt: skip
     assert all(size > 0 for _, size, _ in kernels)
 

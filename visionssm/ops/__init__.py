@@ -1,5 +1,6 @@
 """Numerics: scans as functions of tensors. No modules, no timm, no mmengine."""
 
+from .hsm_ssd import hsm_ssd
 from .selective_scan import selective_scan, selective_scan_fn
 
-__all__ = ["selective_scan", "selective_scan_fn"]
+__all__ = ["hsm_ssd", "selective_scan", "selective_scan_fn"]
