@@ -9,38 +9,110 @@ from hypothesis import strategies as st
 
 from visionssm.scans import (
     bidirectional,
+    bitemporal,
     cross_scan,
     get_scan,
     inverse,
+    join_routes,
     list_scans,
+    multi_head,
     raster,
-    register_scan,
     reversed_routes,
+    snake,
+    spiral,
+    transposed_routes,
+    zigzag,
 )
 
 grids = st.tuples(st.integers(1, 40), st.integers(1, 40))
+SCANS = [
+    *list_scans(),
+    "multi_head(heads='XS')",
+    "atrous(step=1)",
+    "atrous(step=3)",
+    "atrous_rows(step=4)",
+    "strided(step=5)",
+    "window(size=3)",
+    "atrous_window(size=2, rate=3)",
+    "local(directions=('v', 'w7_flip', 'w3', 'v_flip'))",
+]
 
 
-@given(grid=grids, name=st.sampled_from(list_scans()))
-def test_each_complete_route_visits_each_token_once(grid, name):
+@given(grid=grids, name=st.sampled_from(SCANS))
+def test_each_token_is_visited_once(grid, name):
+    """By every route of a complete scan, by one of all routes otherwise."""
     scan = get_scan(name)
     routes = scan.function(grid)
     assert routes.dtype == torch.int32
     assert routes.shape[0] == scan.num_routes
     assert routes.is_contiguous()
-    if scan.complete:
-        tokens = torch.arange(grid[0] * grid[1], dtype=torch.int32)
-        for route in routes:
-            torch.testing.assert_close(route[route >= 0].sort().values, tokens)
+    tokens = torch.arange(grid[0] * grid[1], dtype=torch.int32)
+    for visited in routes if scan.complete else [routes]:
+        torch.testing.assert_close(visited[visited >= 0].sort().values, tokens)
+    if scan.permutes(routes, len(tokens)):
+        assert routes.min() == 0
 
 
-@given(grid=grids, name=st.sampled_from(list_scans()), seed=st.integers(0, 2**31))
+@given(grid=grids, name=st.sampled_from(SCANS), seed=st.integers(0, 2**31))
 def test_inverse_restores_the_image(grid, name, seed):
     routes = get_scan(name).function(grid)
     tokens = torch.randn(grid[0] * grid[1], generator=torch.Generator().manual_seed(seed))
-    for route, back in zip(routes, inverse(routes, len(tokens)), strict=True):
-        walked = tokens[route.clamp(min=0)]
-        torch.testing.assert_close(walked[back], tokens, rtol=0, atol=0)
+    steps = inverse(routes, len(tokens))
+    walked = tokens[routes.clamp(min=0)]
+    restored = walked.gather(1, steps.long().clamp(min=0))
+    expected = tokens.expand_as(restored).where(steps >= 0, restored)
+    torch.testing.assert_close(restored, expected, rtol=0, atol=0)
+    assert (steps >= 0).any(0).all()
+
+
+def steps_of(routes: torch.Tensor, width: int) -> torch.Tensor:
+    """Distances in rows and columns from each step to the next: (2, k, s - 1)."""
+    return torch.stack([routes // width, routes % width]).diff().abs()
+
+
+@given(grid=grids, order=st.sampled_from([snake, spiral]))
+def test_snakes_and_spirals_go_from_neighbour_to_neighbour(grid, order):
+    assert (steps_of(order(grid), grid[1]).sum(0) == 1).all()
+
+
+@given(grid=grids)
+def test_a_zigzag_goes_along_diagonals_and_the_border(grid):
+    assert (steps_of(zigzag(grid), grid[1]).amax(0) == 1).all()
+
+
+@given(grid=grids)
+def test_second_routes_are_the_first_seen_from_another_side(grid):
+    height, width = grid
+    tokens = raster(grid).view(grid)
+    mirrored, upturned = tokens.flip(1).flatten(), tokens.flip(0).flatten()
+    assert torch.equal(zigzag(grid)[1], mirrored[zigzag(grid)[0]])
+    assert torch.equal(spiral(grid)[1], upturned[spiral(grid)[0]])
+    assert torch.equal(snake(grid)[1], transposed_routes(snake((width, height))[0], grid))
+
+
+def test_every_head_has_its_four_routes():
+    grid = (3, 5)
+    routes = multi_head(grid, heads="SZ")
+    assert torch.equal(routes[[0, 2, 1, 3]], spiral(grid))
+    assert torch.equal(routes[[4, 6, 5, 7]], cross_scan(grid))
+    scan = get_scan("multi_head(heads='SZ')")
+    assert (scan.num_routes, scan.routes_per_slice, scan.num_slices) == (8, 4, 2)
+    assert get_scan("cross_scan").num_slices == 1
+
+
+@given(grid=grids, layout=st.sampled_from(["interleave", "split"]))
+def test_bitemporal_layouts_hold_both_images(grid, layout):
+    height, width = grid
+    images = torch.stack([raster(grid).view(grid), -raster(grid).view(grid)])
+    wide = images.flatten()[bitemporal(grid, layout)].view(height, 2 * width)
+    pick = (slice(0, None, 2), slice(1, None, 2))
+    pick = pick if layout == "interleave" else (slice(0, width), slice(width, None))
+    assert torch.equal(torch.stack([wide[:, p] for p in pick]), images)
+
+
+def test_joined_routes_are_padded_at_their_end():
+    routes = join_routes(raster((1, 2)), bidirectional((1, 3)))
+    assert routes.tolist() == [[0, 1, -1], [0, 1, 2], [2, 1, 0]]
 
 
 @given(grid=grids)
@@ -62,16 +134,18 @@ def test_inverse_of_routes_with_padding_and_unvisited_tokens():
 
 
 @pytest.mark.parametrize("grid", [(0, 3), (3, -1), (3,)])
-def test_impossible_grids_are_refused(grid):
+@pytest.mark.parametrize("name", SCANS)
+def test_impossible_grids_are_refused(name, grid):
     with pytest.raises(ValueError, match="grid: expected"):
-        cross_scan(grid)
+        get_scan(name).function(grid)
 
 
-def test_a_name_is_registered_once():
-    def raster(grid, device=None):
-        raise AssertionError
+@pytest.mark.parametrize("heads", ["", "CQ", 3])
+def test_unknown_heads_are_refused(heads):
+    with pytest.raises(ValueError, match="heads: expected letters of 'CXSZ'"):
+        multi_head((2, 2), heads=heads)
 
-    with pytest.raises(ValueError, match="'raster' is registered already"):
-        register_scan(num_routes=1)(raster)
-    with pytest.raises(ValueError, match=r"scan: expected one of .*'cross_scan'"):
-        get_scan("zigzag")
+
+def test_unknown_layouts_are_refused():
+    with pytest.raises(ValueError, match="layout: expected 'interleave' or 'split', got 'mix'"):
+        bitemporal((2, 2), "mix")

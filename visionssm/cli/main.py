@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import convert, doctor, draw, info, list_models, predict
+from . import convert, doctor, info, list_models, predict, scans
 
 COMMANDS = {
     "list": list_models,
     "info": info,
     "doctor": doctor,
-    "draw": draw,
+    "scans": scans,
     "convert": convert,
     "predict": predict,
 }

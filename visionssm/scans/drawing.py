@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .orders import check_grid
-from .registry import Grid
+from .registry import Grid, get_scan, list_scans
+
+GALLERY_ROUTES = 4  # shown of each scan
+GALLERY_SCANS = 2  # in a row
 
 
 def draw(routes: Tensor, grid: Grid, path: str | os.PathLike[str]) -> Path:
@@ -41,12 +45,48 @@ def draw(routes: Tensor, grid: Grid, path: str | os.PathLike[str]) -> Path:
     figure = Figure(figsize=(3.2 * len(table), 3.4 * height / width + 0.4), layout="constrained")
     axes = figure.subplots(1, len(table), squeeze=False)[0]
     for k, (axis, route) in enumerate(zip(axes, table, strict=True)):
-        tokens = route[route >= 0].numpy()
-        y, x = tokens // width, tokens % width
-        axis.plot(x, y, color="0.75", linewidth=1, zorder=1)
-        axis.scatter(x, y, c=range(len(tokens)), cmap="viridis", s=16, zorder=2)
-        axis.set(title=f"route {k}", xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axis.set(xticks=[], yticks=[], aspect="equal")
+        _draw_route(axis, route, (height, width), f"route {k}", dot=16)
+    return _save(figure, path)
+
+
+def gallery(path: str | os.PathLike[str], grid: Grid = (14, 14)) -> Path:
+    """Write a PNG with the first four routes of every registered scan; as `draw`."""
+    from matplotlib.figure import Figure
+
+    height, width = check_grid(grid)
+    names = list_scans()
+    rows = -(-len(names) // GALLERY_SCANS)
+    columns = GALLERY_SCANS * GALLERY_ROUTES
+    figure = Figure(
+        figsize=(1.7 * columns, (1.7 * height / width + 0.3) * rows), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    panels = iter(axes.reshape(-1, GALLERY_ROUTES))
+    for name, panel in zip(names, panels, strict=False):
+        routes = get_scan(name).function((height, width))
+        for k, axis in enumerate(panel):
+            if k < len(routes):
+                title = name if k == 0 else f"{k + 1} of {len(routes)}"
+                _draw_route(axis, routes[k], (height, width), title, dot=3)
+            else:
+                axis.set_axis_off()
+    for panel in panels:
+        for axis in panel:
+            axis.set_axis_off()
+    return _save(figure, path)
+
+
+def _draw_route(axis: Any, route: Tensor, grid: tuple[int, int], title: str, dot: float) -> None:
+    height, width = grid
+    tokens = route[route >= 0].numpy()
+    y, x = tokens // width, tokens % width
+    axis.plot(x, y, color="0.75", linewidth=1, zorder=1)
+    axis.scatter(x, y, c=range(len(tokens)), cmap="viridis", s=dot, zorder=2)
+    axis.set(title=title, xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axis.set(xticks=[], yticks=[], aspect="equal")
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -2,38 +2,88 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
+Device = torch.device | str | None
 RouteFunction = Callable[..., Tensor]
 
 CACHED_TABLES = 64
 
 
-class Scan(NamedTuple):
-    """A scan strategy: what a mixer has to know of it before it sees an image."""
+@dataclass(frozen=True)
+class Scan:
+    """A scan strategy: what a mixer has to know of it before it sees an image.
 
-    function: RouteFunction  # (grid, device=None) -> int32 routes (k, s)
-    num_routes: int  # k, whatever the grid
-    complete: bool  # every route visits every token
+    Args:
+        name: with its options, as in ``"atrous(step=3)"``.
+        function: ``(grid, device=None) -> int32 routes (k, s)``; -1 is a padding step.
+        num_routes: k, whatever the grid.
+        complete: every route visits every token, so that a table of as many steps as there are
+            tokens holds permutations.
+        routes_per_slice: None lets every route read all channels. Otherwise the channels are cut
+            into k / routes_per_slice equal slices, and so many successive routes read each.
+
+    Raises:
+        ValueError: routes_per_slice does not divide num_routes.
+    """
+
+    name: str
+    function: RouteFunction
+    num_routes: int
+    complete: bool = True
+    routes_per_slice: int | None = None
+
+    def __post_init__(self):
+        if self.num_routes < 1:
+            raise ValueError(f"num_routes: expected at least 1, got {self.num_routes}")
+        per_slice = self.routes_per_slice
+        if per_slice is not None and (per_slice < 1 or self.num_routes % per_slice):
+            raise ValueError(
+                f"routes_per_slice: expected a divisor of {self.num_routes}, got {per_slice}"
+            )
+
+    @property
+    def num_slices(self) -> int:
+        """Into how many equal slices the channels are cut."""
+        return 1 if self.routes_per_slice is None else self.num_routes // self.routes_per_slice
+
+    def permutes(self, routes: Tensor, num_tokens: int) -> bool:
+        """Whether a table of this scan holds permutations of the tokens; values stay unread."""
+        return self.complete and routes.shape[-1] == num_tokens
 
 
-_scans: dict[str, Scan] = {}
+@dataclass(frozen=True)
+class _Registered:
+    function: RouteFunction
+    complete: bool
+    routes_per_slice: int | None
+
+
+_registered: dict[str, _Registered] = {}
+_scans: dict[str, Scan] = {}  # by name with options, as asked for
 
 
 def register_scan(
-    *, num_routes: int, complete: bool = True
+    *, complete: bool = True, routes_per_slice: int | None = None
 ) -> Callable[[RouteFunction], RouteFunction]:
-    """Register a function ``(grid, device=None) -> routes`` under its own name.
+    """Register a function ``(grid, device=None, *, option=default, ...) -> routes`` by its name.
+
+    It serves every grid (height, width) from (1, 1) on, always with the same number of routes. It
+    consists of tensor operations without a look at values, so that it can be traced.
 
     Args:
-        num_routes: the number k of routes that it returns for every grid.
         complete: each of its routes visits each token of the grid.
+        routes_per_slice: how many successive routes share a slice of the channels; None when
+            every route reads them all.
 
     Raises:
         ValueError: the name is taken.
@@ -41,9 +91,9 @@ def register_scan(
 
     def register(function: RouteFunction) -> RouteFunction:
         name = function.__name__
-        if name in _scans:
+        if name in _registered:
             raise ValueError(f"scan: {name!r} is registered already")
-        _scans[name] = Scan(function, num_routes, complete)
+        _registered[name] = _Registered(function, complete, routes_per_slice)
         return function
 
     return register
@@ -51,35 +101,88 @@ def register_scan(
 
 def list_scans() -> list[str]:
     """Names of the registered scan strategies."""
-    return sorted(_scans)
+    return sorted(_registered)
 
 
-def get_scan(name: str) -> Scan:
-    """The strategy of that name.
+def get_scan(scan: str | Scan) -> Scan:
+    """The strategy of a name, ``"atrous"``, or of a name with options, ``"atrous(step=3)"``.
+
+    Options are Python literals; a `Scan` is returned as it is.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no strategy has that name, or it does not take the options.
     """
-    if name not in _scans:
-        raise ValueError(f"scan: expected one of {list_scans()}, got {name!r}")
-    return _scans[name]
+    if isinstance(scan, Scan):
+        return scan
+    if scan not in _scans:
+        _scans[scan] = _resolve(scan)
+    return _scans[scan]
 
 
-def scan_routes(name: str, height: int, width: int, like: Tensor) -> Tensor:
+def _resolve(text: str) -> Scan:
+    name, options = _parse(text)
+    if name not in _registered:
+        raise ValueError(f"scan: expected one of {list_scans()}, got {text!r}")
+    entry = _registered[name]
+    known = scan_options(name)
+    unknown = options.keys() - known.keys()
+    if unknown:
+        raise ValueError(
+            f"scan: {name!r} takes the options {sorted(known)}, got {sorted(unknown)} in {text!r}"
+        )
+    function = partial(entry.function, **options) if options else entry.function
+    num_routes = len(function((1, 1), device="cpu"))  # refuses impossible options, too
+    return Scan(text, function, num_routes, entry.complete, entry.routes_per_slice)
+
+
+def _parse(text: str) -> tuple[str, dict[str, Any]]:
+    """`"name(key=literal, ...)"` to its parts."""
+    if not isinstance(text, str):
+        raise ValueError(f"scan: expected a name or a Scan, got {text!r}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Name):
+            return tree.id, {}
+        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
+            options = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
+            if len(options) == len(tree.keywords):
+                return tree.func.id, options
+    except (SyntaxError, ValueError):
+        pass
+    raise ValueError(f"scan: expected 'name' or 'name(option=value, ...)', got {text!r}")
+
+
+def scan_options(name: str) -> dict[str, Any]:
+    """Options of a registered scan and their defaults."""
+    parameters = inspect.signature(_registered[name].function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def scan_routes(scan: str | Scan, height: int, width: int, like: Tensor) -> Tensor:
     """Routes of a strategy over a grid, on the device of `like`: int32 (k, s).
 
     Eager calls share one cached table for each grid and device, which nobody may write to. While
     PyTorch traces (compile, export, fake tensors), the table is part of the graph instead: a few
     integer operations that follow dynamic sizes and that the compiler shares between layers.
+
+    Raises:
+        ValueError: there is no such strategy, or its function returns something else than routes.
     """
+    found = get_scan(scan)
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor
     if traced:
-        return get_scan(name).function((height, width), device=like.device)
-    return _cached_routes(name, height, width, like.device)
+        return found.function((height, width), device=like.device)
+    return _cached_routes(found, height, width, like.device)
 
 
 @lru_cache(maxsize=CACHED_TABLES)
-def _cached_routes(name: str, height: int, width: int, device: torch.device) -> Tensor:
+def _cached_routes(scan: Scan, height: int, width: int, device: torch.device) -> Tensor:
     # A table made in inference mode could not take part in a training step later on.
     with torch.inference_mode(False), torch.no_grad():
-        return get_scan(name).function((height, width), device=device)
+        routes = scan.function((height, width), device=device)
+    if routes.dtype != torch.int32 or routes.dim() != 2 or len(routes) != scan.num_routes:
+        raise ValueError(
+            f"scan: {scan.name!r} should return int32 routes ({scan.num_routes}, s), "
+            f"got {routes.dtype} {tuple(routes.shape)}"
+        )
+    return routes
