@@ -2,6 +2,7 @@
 
 from .bidirectional_mamba import BidirectionalMamba
 from .downsample import ConvDownsample
+from .multi_head_scan import GatedMultiHeadScan, MultiHeadScan
 from .norm import LayerNormFp32, RmsNormFp32
 from .ss2d import SS2D
 from .stem import ConvStem, PatchStem
@@ -11,7 +12,9 @@ __all__ = [
     "BidirectionalMamba",
     "ConvDownsample",
     "ConvStem",
+    "GatedMultiHeadScan",
     "LayerNormFp32",
+    "MultiHeadScan",
     "PatchStem",
     "RmsNormFp32",
 ]
