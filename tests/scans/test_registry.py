@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -17,7 +20,10 @@ from visionssm.scans import (
     scan_routes,
     window,
 )
-from visionssm.scans.registry import CACHED_TABLES, _cached_routes, _registered
+from visionssm.scans.registry import CACHED_TABLES, _cached_routes, _registered, scan_options
+
+README = Path(__file__).parents[2] / "README.md"
+NAMES = list_scans()  # ours: tests and the README register others
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +92,19 @@ def test_unknown_names_and_options_are_refused(name, message):
         get_scan(name)
 
 
+def with_options(name: str) -> str:
+    options = ", ".join(f"{key}={value!r}" for key, value in scan_options(name).items())
+    return f"{name}({options})" if options else name
+
+
+def test_the_readme_lists_every_scan_with_its_options_and_routes():
+    section = README.read_text().split("## Scans")[1].split("\n## ")[0]
+    listed = {}
+    for names, routes in re.findall(r"^\| (`.*?) \| ([\d, ]+) \|", section, re.M):
+        listed |= zip(re.findall("`(.*?)`", names), map(int, routes.split(",")), strict=True)
+    assert listed == {with_options(name): get_scan(name).num_routes for name in NAMES}
+
+
 def test_channels_are_cut_evenly():
     with pytest.raises(ValueError, match="routes_per_slice: expected a divisor of 4, got 3"):
         Scan("mine", cross_scan, num_routes=4, routes_per_slice=3)
@@ -139,7 +158,7 @@ def test_a_table_lies_on_the_device_of_its_reader():
     assert torch.equal(routes.cpu(), cross_scan((5, 7)))
 
 
-@pytest.mark.parametrize("name", list_scans())
+@pytest.mark.parametrize("name", NAMES)
 def test_compiled_code_has_no_graph_break_and_follows_the_size(name):
     torch._dynamo.reset()  # all cases share the code that is compiled
     # The sizes come from the tensor, as in a model; two of them force a dynamic graph.
@@ -156,7 +175,7 @@ def test_compiled_code_has_no_graph_break_and_follows_the_size(name):
     assert _cached_routes.cache_info().currsize == 2  # by the eager calls alone
 
 
-@pytest.mark.parametrize("name", list_scans())
+@pytest.mark.parametrize("name", NAMES)
 def test_tables_have_their_shape_on_the_meta_device(name):
     function = get_scan(name).function
     assert function((5, 7), device="meta").shape == function((5, 7)).shape
