@@ -17,6 +17,7 @@ from triton.runtime.driver import driver
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 hsm_ssd_impl = importlib.import_module("visionssm.ops.hsm_ssd.triton_impl")
+state_fusion_impl = importlib.import_module("visionssm.ops.state_fusion.triton_impl")
 
 
 class HopperWithoutDevice:
@@ -69,6 +70,17 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
     hsm_ssd_impl.hsm_ssd_backward(state, x, dt, B, state, log_total)
 
 
+def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:
+    """Compile what a call of this size launches."""
+    for name in ("kernel", "input_grad_kernel", "weight_grad_kernel"):
+        kernel = getattr(state_fusion_impl, f"_state_fusion_{name}")
+        setattr(state_fusion_impl, f"_state_fusion_{name}", CompileOnly(kernel))
+    state_fusion_impl.check_device = lambda x: None
+    x, weight = torch.zeros(b, h, w, d).bfloat16(), torch.zeros(3, 3, 3, d)
+    y = state_fusion_impl.state_fusion_forward(x, weight)
+    state_fusion_impl.state_fusion_backward(y, x, weight)
+
+
 def main() -> None:
     driver.set_active(HopperWithoutDevice())
     for name in ("_forward_kernel", "_carry_kernel", "_backward_kernel"):
@@ -79,6 +91,7 @@ def main() -> None:
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)
     compile_hsm_ssd(2, 196, 128, 49)
+    compile_state_fusion(2, 14, 14, 128)
 
 
 if __name__ == "__main__":

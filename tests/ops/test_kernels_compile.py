@@ -30,6 +30,8 @@ def test_every_kernel_compiles(kernels):
     assert {name for name, _, _ in kernels} == {
         "_forward_kernel", "_carry_kernel", "_backward_kernel",
         "_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel",
+        "_state_fusion_kernel", "_state_fusion_input_grad_kernel",
+        "_state_fusion_weight_grad_kernel",
     }  # fmt: skip
     assert all(size > 0 for _, size, _ in kernels)
 

@@ -2,5 +2,6 @@
 
 from .hsm_ssd import hsm_ssd
 from .selective_scan import selective_scan, selective_scan_fn
+from .state_fusion import state_fusion
 
-__all__ = ["hsm_ssd", "selective_scan", "selective_scan_fn"]
+__all__ = ["hsm_ssd", "selective_scan", "selective_scan_fn", "state_fusion"]

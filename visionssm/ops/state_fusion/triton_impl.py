@@ -1,0 +1,284 @@
+"""State fusion in Triton: forward, and backward for the states and for the taps.
+
+All images' tokens stand in one row-major list, and a program owns a tile of them by a block of
+channels. Through a tap at (dr, dc) the token at (r, c) of an image reads the state at
+(clamp(r + dr), clamp(c + dc)): 25 rows of channels, as the three taps at the centre are one, most
+of which a neighbouring program has brought to the cache.
+
+    forward     y[t]    = sum over taps of w x[source(t, tap)]
+    backward    gx[s]   = sum over taps of w (sum of gy[t] over all t with source(t, tap) = s)
+                gw[tap] = sum over t of gy[t] x[source(t, tap)]
+
+Inside the map, one token at most reads s through a tap. At the border clamping lets more do so: a
+state in the first row is read through dr = -e by the tokens of rows 0 to e, and likewise at the
+other sides. gx is gathered by a launch for inner tokens and one for border tokens, whose nine
+regions (corners, edges) each have one count of readers a tap: nobody branches for its neighbours.
+
+gw goes through partial sums over runs of tokens and a reduction in a fixed order: no atomics, the
+same bits every run. All arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TOKENS = 64  # of a tile
+WARPS = 4
+WARP_STEPS = 4  # tokens that a warp takes at once where it sums over them
+MAX_RUNS, MIN_RUN = 128, 256  # of tokens whose products one program sums up
+MAX_INT32_OFFSET = 2**31 - 1
+
+
+@triton.jit
+def _clamp(x, size):
+    return tl.minimum(tl.maximum(x, 0), size - 1)
+
+
+@triton.jit
+def _tap(p_w, i: tl.constexpr, a: tl.constexpr, c: tl.constexpr, d, o_d, m_d):
+    """Weight of a tap for the program's channels; at the centre, of all three."""
+    w = tl.load(p_w + (9 * i + 3 * a + c) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    if i == 0 and a == 1 and c == 1:
+        w += tl.load(p_w + 13 * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+        w += tl.load(p_w + 22 * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    return w
+
+
+# No alignment depends on these, and none is a constant where it is 1: one kernel serves all maps.
+_SIZES = ["num_tokens", "images", "run", "height", "width"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _state_fusion_kernel(
+    p_x, p_w, p_y, num_tokens, height, width, d,
+    BT: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """y of a tile of tokens."""
+    num_d = tl.cdiv(d, BD)
+    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
+    token = (tl.program_id(0) // num_d) * BT + tl.arange(0, BT)
+    token = token.to(tl.int64 if WIDE else tl.int32)
+    m_d = o_d < d
+    mask = (token < num_tokens)[:, None] & m_d[None, :]
+    cell = token % (height * width)
+    row, column = cell // width, cell % width
+    first = token - cell
+
+    y = tl.zeros([BT, BD], tl.float32)
+    for i in tl.static_range(3):
+        for a in tl.static_range(3):
+            row_start = first + _clamp(row + (a - 1) * (2 * i + 1), height) * width
+            for c in tl.static_range(3):
+                if i == 0 or a != 1 or c != 1:
+                    source = row_start + _clamp(column + (c - 1) * (2 * i + 1), width)
+                    x = tl.load(p_x + source[:, None] * d + o_d[None, :], mask=mask, other=0.0)
+                    y += _tap(p_w, i, a, c, d, o_d, m_d)[None, :] * x.to(tl.float32)
+    tl.store(p_y + token[:, None] * d + o_d[None, :], y, mask=mask)
+
+
+@triton.jit
+def _span(part, size):
+    """First index and length of the first, the inner (1) or the last part of an axis."""
+    first = tl.where(part == 0, 0, tl.where(part == 1, 1, size - 1))
+    inner = tl.maximum(size - 2, 0)
+    return first, tl.where(part == 0, 1, tl.where(part == 1, inner, (size > 1).to(tl.int32)))
+
+
+@triton.jit
+def _num_readers(part, size, side: tl.constexpr, dilation: tl.constexpr):
+    """How many rows may read one row of this part through a tap to that side (-1, 0, 1)."""
+    count = tl.full([], 1, tl.int32)
+    if side < 0:
+        count += tl.where(part == 0, dilation, 0)
+    if side > 0:
+        count += tl.where((part == 2) | (size == 1), dilation, 0)
+    return count
+
+
+@triton.jit
+def _load_reader(p_gy, first, row, column, height, width, d, o_d, mask):
+    """gy at a row and column of each token's image, 0 outside of it."""
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    reader = first + row * width + column
+    gy = tl.load(p_gy + reader[:, None] * d + o_d[None, :], mask=mask & inside[:, None], other=0.0)
+    return gy.to(tl.float32)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _state_fusion_input_grad_kernel(
+    p_gy, p_w, p_gx, images, height, width, d,
+    BORDER: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """gx of a tile of inner tokens, or with BORDER of the border's region program_id(1)."""
+    num_d = tl.cdiv(d, BD)
+    i_tile = tl.program_id(0) // num_d
+    row_part, column_part = 1, 1
+    if BORDER:
+        region = tl.program_id(1)
+        region += (region >= 4).to(tl.int32)  # of nine, row by row, 4 is the inner one
+        row_part, column_part = region // 3, region % 3
+    first_row, rows = _span(row_part, height)
+    first_column, columns = _span(column_part, width)
+    num_tokens = images * rows * columns
+    if i_tile * BT >= num_tokens:
+        return
+
+    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
+    m_d = o_d < d
+    token = i_tile * BT + tl.arange(0, BT)
+    token = token.to(tl.int64 if WIDE else tl.int32)
+    mask = (token < num_tokens)[:, None] & m_d[None, :]
+    cell = token % (rows * columns)
+    row, column = first_row + cell // columns, first_column + cell % columns
+    first = (token // (rows * columns)) * height * width
+
+    gx = tl.zeros([BT, BD], tl.float32)
+    for i in tl.static_range(3):
+        for a in tl.static_range(3):
+            for c in tl.static_range(3):
+                if i == 0 or a != 1 or c != 1:
+                    w = _tap(p_w, i, a, c, d, o_d, m_d)[None, :]
+                    if BORDER:
+                        for j in range(_num_readers(row_part, height, a - 1, 2 * i + 1)):
+                            r = row - (a - 1) * (2 * i + 1 - j)
+                            for k in range(_num_readers(column_part, width, c - 1, 2 * i + 1)):
+                                q = column - (c - 1) * (2 * i + 1 - k)
+                                gx += w * _load_reader(
+                                    p_gy, first, r, q, height, width, d, o_d, mask
+                                )
+                    else:
+                        r, q = row - (a - 1) * (2 * i + 1), column - (c - 1) * (2 * i + 1)
+                        gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d, mask)
+    state = first + row * width + column
+    tl.store(p_gx + state[:, None] * d + o_d[None, :], gx, mask=mask)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _state_fusion_weight_grad_kernel(
+    p_gy, p_x, p_partial, num_tokens, run, height, width, d,
+    W: tl.constexpr, T: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Sums over a run of tokens of gy x, for the three taps of a row of one dilation.
+
+    Threads lie along the channels (the hint claims no more alignment than a thread's share), so
+    that a warp sums its T tokens without exchange between threads.
+    """
+    num_d = tl.cdiv(d, BD)
+    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
+    o_d = tl.multiple_of(o_d, (BD + 31) // 32)
+    m_d = o_d < d
+    i_run, i_taps = tl.program_id(0) // num_d, tl.program_id(1)
+    dilation = 2 * (i_taps // 3) + 1
+    row_offset = (i_taps % 3 - 1) * dilation
+    begin = i_run * run
+    end = tl.minimum(begin + run, num_tokens)
+
+    left = tl.zeros([W, BD], tl.float32)
+    centre = tl.zeros([W, BD], tl.float32)
+    right = tl.zeros([W, BD], tl.float32)
+    for start in range(begin, end, W * T):
+        token = start + tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
+        token = token.to(tl.int64 if WIDE else tl.int32)
+        mask = (token < end)[:, :, None] & m_d[None, None, :]
+        cell = token % (height * width)
+        row_start = token - cell + _clamp(cell // width + row_offset, height) * width
+        column = cell % width
+        gy = tl.load(p_gy + token[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        gy = gy.to(tl.float32)
+        source = row_start + _clamp(column - dilation, width)
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        left += tl.sum(gy * x.to(tl.float32), 1)
+        source = row_start + column
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        centre += tl.sum(gy * x.to(tl.float32), 1)
+        source = row_start + _clamp(column + dilation, width)
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        right += tl.sum(gy * x.to(tl.float32), 1)
+
+    p_partial += (i_run * 27 + i_taps * 3) * d + o_d
+    tl.store(p_partial, tl.sum(left, 0), mask=m_d)
+    tl.store(p_partial + d, tl.sum(centre, 0), mask=m_d)
+    tl.store(p_partial + 2 * d, tl.sum(right, 0), mask=m_d)
+
+
+def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
+    """y (b, h, w, d) in x's dtype."""
+    check_device(x)
+    x, weight = x.contiguous(), weight.contiguous()
+    y = torch.empty_like(x)
+    b, h, w, d = x.shape
+    block = _channels(d)
+    grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, block),)
+    with _device(x):
+        _state_fusion_kernel[grid](
+            x, weight, y, b * h * w, h, w, d, BT=TOKENS, BD=block, WIDE=_wide(x), num_warps=WARPS
+        )
+    return y
+
+
+def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of (x, weight)."""
+    check_device(x)
+    grad_y, x, weight = grad_y.contiguous(), x.contiguous(), weight.contiguous()
+    with _device(x):
+        return _input_grad(grad_y, weight, x.dtype), _weight_grad(grad_y, x, weight.dtype)
+
+
+def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    b, h, w, d = grad_y.shape
+    gx = torch.empty_like(grad_y, dtype=dtype)
+    block = _channels(d)
+    blocks = triton.cdiv(d, block)
+    inner = triton.cdiv(b * max(h - 2, 0) * max(w - 2, 0), TOKENS)
+    edge = triton.cdiv(b * max(h - 2, w - 2, 1), TOKENS)
+    for border, grid in ((False, (inner * blocks,)), (True, (edge * blocks, 8))):
+        if grid[0]:
+            _state_fusion_input_grad_kernel[grid](
+                grad_y, weight, gx, b, h, w, d, BORDER=border, BT=TOKENS, BD=block,
+                WIDE=_wide(grad_y), num_warps=WARPS,
+            )  # fmt: skip
+    return gx
+
+
+def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    b, h, w, d = x.shape
+    num_tokens, block, step = b * h * w, _channels(d), WARPS * WARP_STEPS
+    run = max(MIN_RUN, triton.cdiv(num_tokens, MAX_RUNS * step) * step)
+    runs = triton.cdiv(num_tokens, run)
+    partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
+    _state_fusion_weight_grad_kernel[(runs * triton.cdiv(d, block), 9)](
+        grad_y, x, partial, num_tokens, run, h, w, d,
+        W=WARPS, T=WARP_STEPS, BD=block, WIDE=_wide(x), num_warps=WARPS,
+    )  # fmt: skip
+    return partial.sum(0).to(dtype)
+
+
+def check_device(x: Tensor) -> None:
+    """Raise ValueError where the kernels cannot run: off CUDA, or in float64."""
+    if x.dtype == torch.float64:
+        raise ValueError("x: the Triton implementation computes in float32, got float64")
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"x: the Triton implementation needs a CUDA device, got {x.device} "
+            "(TRITON_INTERPRET=1 runs it on CPU)"
+        )
+
+
+def _channels(d: int) -> int:
+    """Channels of a block: two a thread of a warp, or what there is of fewer."""
+    return min(64, triton.next_power_of_2(d))
+
+
+def _wide(x: Tensor) -> bool:
+    return x.numel() > MAX_INT32_OFFSET
+
+
+def _device(x: Tensor):
+    """Launch on the tensor's device, whichever is current."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
