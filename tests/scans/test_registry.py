@@ -17,10 +17,11 @@ from visionssm.scans import (
     list_scans,
     raster,
     register_scan,
+    registry,
     scan_routes,
     window,
 )
-from visionssm.scans.registry import CACHED_TABLES, _cached_routes, _registered, scan_options
+from visionssm.scans.registry import CACHED_TABLES, _cached_routes, scan_options
 
 README = Path(__file__).parents[2] / "README.md"
 NAMES = list_scans()  # ours: tests and the README register others
@@ -34,9 +35,8 @@ def empty_cache():
 @pytest.fixture
 def own_names(monkeypatch):
     """Registrations end with the test."""
-    for name in ("backwards", "halves"):
-        monkeypatch.setitem(_registered, name, None)
-        monkeypatch.delitem(_registered, name)
+    monkeypatch.setattr(registry, "_registered", registry._registered.copy())
+    monkeypatch.setattr(registry, "_scans", registry._scans.copy())
 
 
 def test_a_scan_of_ones_own(own_names):
@@ -105,6 +105,15 @@ def test_the_readme_lists_every_scan_with_its_options_and_routes():
     assert listed == {with_options(name): get_scan(name).num_routes for name in NAMES}
 
 
+def test_a_function_is_tried_when_it_is_registered(own_names):
+    def halves(grid, device=None):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        register_scan()(halves)
+    assert "halves" not in list_scans()
+
+
 def test_channels_are_cut_evenly():
     with pytest.raises(ValueError, match="routes_per_slice: expected a divisor of 4, got 3"):
         Scan("mine", cross_scan, num_routes=4, routes_per_slice=3)
@@ -151,21 +160,22 @@ def test_devices_have_their_own_tables():
 
 
 @pytest.mark.gpu
-def test_a_table_lies_on_the_device_of_its_reader():
-    like = torch.zeros(1, device="cuda")
-    routes = scan_routes("cross_scan", 5, 7, like)
-    assert routes.device == like.device
-    assert torch.equal(routes.cpu(), cross_scan((5, 7)))
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_code_has_no_graph_break_and_follows_the_size(name):
-    torch._dynamo.reset()  # all cases share the code that is compiled
-    # The sizes come from the tensor, as in a model; two of them force a dynamic graph.
-    scan = get_scan(name)
+def test_a_table_lies_on_the_device_of_its_reader(name):
+    like = torch.zeros(1, device="cuda")
+    routes = scan_routes(name, 5, 7, like)
+    assert routes.device == like.device
+    assert torch.equal(routes.cpu(), get_scan(name).function((5, 7)))
 
+
+@pytest.mark.parametrize("name", [*NAMES, "strided(step=3)"])
+def test_compiled_code_has_no_graph_break_and_follows_the_size(name):
+    get_scan(name)  # resolves options, as layers do when they are built
+    torch._dynamo.reset()  # all cases share the code that is compiled
+
+    # The sizes come from the tensor, as in a model; two of them force a dynamic graph.
     def walk(x):
-        routes = scan_routes(scan, x.shape[0], x.shape[1], x)
+        routes = scan_routes(name, x.shape[0], x.shape[1], x)
         return x.flatten()[routes.long()]
 
     compiled = torch.compile(walk, fullgraph=True, backend="eager", dynamic=True)

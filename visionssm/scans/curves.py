@@ -17,36 +17,6 @@ from .registry import Device, Grid, register_scan
 CODE_BITS = 63  # of a non-negative int64
 
 
-@register_scan()
-def hilbert(grid: Grid, device: Device = None) -> Tensor:
-    """Hilbert's curve, the same with the first two axes exchanged, and both reversed: int32 (4, l).
-
-    On a square (cube) whose side is a power of two each step goes to a neighbour. The grid is
-    (height, width) or (depth, height, width).
-    """
-    return _curve(hilbert_code, grid, device)
-
-
-@register_scan()
-def z_order(grid: Grid, device: Device = None) -> Tensor:
-    """Morton's order, the same with the first two axes exchanged, both reversed: int32 (4, l).
-
-    The grid is (height, width) or (depth, height, width).
-    """
-    return _curve(z_order_code, grid, device)
-
-
-@register_scan()
-def u_order(grid: Grid, device: Device = None) -> Tensor:
-    """A U of four blocks, in each block another, and so on; transposed; reverses: int32 (4, l).
-
-    Like Hilbert's curve without its rotations, so that it jumps between blocks. Source: OccMamba,
-    arXiv 2408.09859, whose released code walks the ground plane in this order.
-    """
-    check_grid(grid)
-    return _curve(_u_code, grid, device)
-
-
 def hilbert_code(coordinates: Tensor, bits: int) -> Tensor:
     """Place of cells on Hilbert's curve: integers (..., 2 or 3) to int64 (...).
 
@@ -80,21 +50,6 @@ def hilbert_code(coordinates: Tensor, bits: int) -> Tensor:
 def z_order_code(coordinates: Tensor, bits: int) -> Tensor:
     """Morton code of cells, bits interleaved with the first axis highest; as `hilbert_code`."""
     return _interleave(_axes(coordinates, bits), bits)
-
-
-def height_first(routes: Tensor, height: int) -> Tensor:
-    """Routes over a ground plane (k, s) as routes over its voxels (k, s height).
-
-    At each cell of the plane all voxels follow from the lowest up. Voxel z of cell p is token
-    p height + z.
-
-    Source: OccMamba, arXiv 2408.09859, height-prioritised 2D expansion.
-    """
-    if height < 1:
-        raise ValueError(f"height: expected at least 1, got {height}")
-    z = torch.arange(height, dtype=routes.dtype, device=routes.device)
-    voxels = routes[..., None] * height + z
-    return voxels.where(routes[..., None] >= 0, -1).flatten(-2)
 
 
 def _u_code(coordinates: Tensor, bits: int) -> Tensor:
@@ -138,3 +93,48 @@ def _interleave(axes: list[Tensor], bits: int) -> Tensor:
         for axis in axes:
             code = code << 1 | (axis >> level & 1)
     return code
+
+
+@register_scan()
+def hilbert(grid: Grid, device: Device = None) -> Tensor:
+    """Hilbert's curve, the same with the first two axes exchanged, and both reversed: int32 (4, l).
+
+    On a square (cube) whose side is a power of two each step goes to a neighbour. The grid is
+    (height, width) or (depth, height, width).
+    """
+    return _curve(hilbert_code, grid, device)
+
+
+@register_scan()
+def z_order(grid: Grid, device: Device = None) -> Tensor:
+    """Morton's order, the same with the first two axes exchanged, both reversed: int32 (4, l).
+
+    The grid is (height, width) or (depth, height, width).
+    """
+    return _curve(z_order_code, grid, device)
+
+
+@register_scan()
+def u_order(grid: Grid, device: Device = None) -> Tensor:
+    """A U of four blocks, in each block another, and so on; transposed; reverses: int32 (4, l).
+
+    Like Hilbert's curve without its rotations, so that it jumps between blocks. Source: OccMamba,
+    arXiv 2408.09859, whose released code walks the ground plane in this order.
+    """
+    check_grid(grid)
+    return _curve(_u_code, grid, device)
+
+
+def height_first(routes: Tensor, height: int) -> Tensor:
+    """Routes over a ground plane (k, s) as routes over its voxels (k, s height).
+
+    At each cell of the plane all voxels follow from the lowest up. Voxel z of cell p is token
+    p height + z.
+
+    Source: OccMamba, arXiv 2408.09859, height-prioritised 2D expansion.
+    """
+    if height < 1:
+        raise ValueError(f"height: expected at least 1, got {height}")
+    z = torch.arange(height, dtype=routes.dtype, device=routes.device)
+    voxels = routes[..., None] * height + z
+    return voxels.where(routes[..., None] >= 0, -1).flatten(-2)

@@ -67,6 +67,11 @@ class _Registered:
     complete: bool
     routes_per_slice: int | None
 
+    def with_options(self, name: str, options: dict[str, Any]) -> Scan:
+        function = partial(self.function, **options) if options else self.function
+        num_routes = len(function((1, 1), device="cpu"))  # refuses impossible options, too
+        return Scan(name, function, num_routes, self.complete, self.routes_per_slice)
+
 
 _registered: dict[str, _Registered] = {}
 _scans: dict[str, Scan] = {}  # by name with options, as asked for
@@ -77,8 +82,9 @@ def register_scan(
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Register a function ``(grid, device=None, *, option=default, ...) -> routes`` by its name.
 
-    It serves every grid (height, width) from (1, 1) on, always with the same number of routes. It
-    consists of tensor operations without a look at values, so that it can be traced.
+    It serves every grid (height, width) from (1, 1) on, where it is tried at once, always with the
+    same number of routes. It consists of tensor operations without a look at values, so that it can
+    be traced.
 
     Args:
         complete: each of its routes visits each token of the grid.
@@ -86,14 +92,16 @@ def register_scan(
             every route reads them all.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or routes_per_slice does not divide the number of routes.
     """
 
     def register(function: RouteFunction) -> RouteFunction:
         name = function.__name__
         if name in _registered:
             raise ValueError(f"scan: {name!r} is registered already")
-        _registered[name] = _Registered(function, complete, routes_per_slice)
+        entry = _Registered(function, complete, routes_per_slice)
+        _scans[name] = entry.with_options(name, {})
+        _registered[name] = entry
         return function
 
     return register
@@ -123,16 +131,13 @@ def _resolve(text: str) -> Scan:
     name, options = _parse(text)
     if name not in _registered:
         raise ValueError(f"scan: expected one of {list_scans()}, got {text!r}")
-    entry = _registered[name]
     known = scan_options(name)
     unknown = options.keys() - known.keys()
     if unknown:
         raise ValueError(
             f"scan: {name!r} takes the options {sorted(known)}, got {sorted(unknown)} in {text!r}"
         )
-    function = partial(entry.function, **options) if options else entry.function
-    num_routes = len(function((1, 1), device="cpu"))  # refuses impossible options, too
-    return Scan(text, function, num_routes, entry.complete, entry.routes_per_slice)
+    return _registered[name].with_options(text, options)
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -163,7 +168,8 @@ def scan_routes(scan: str | Scan, height: int, width: int, like: Tensor) -> Tens
 
     Eager calls share one cached table for each grid and device, which nobody may write to. While
     PyTorch traces (compile, export, fake tensors), the table is part of the graph instead: a few
-    integer operations that follow dynamic sizes and that the compiler shares between layers.
+    integer operations that follow dynamic sizes and that the compiler shares between layers. A name
+    with options has gone through `get_scan` before.
 
     Raises:
         ValueError: there is no such strategy, or its function returns something else than routes.

@@ -21,6 +21,54 @@ from .orders import (
 from .registry import Device, Grid, register_scan
 
 
+def _windows(grid: Grid, device: Device, size: int, rate: int) -> Tensor:
+    height, width = check_grid(grid)
+    columns = transposed_routes(_window_route((width, height), device, size, rate), grid)
+    return both_ways(torch.cat([_window_route(grid, device, size, rate), columns]))
+
+
+def _window_route(grid: Grid, device: Device, size: int, rate: int = 1) -> Tensor:
+    _check_positive("size", size)
+    _check_positive("rate", rate)
+    block = size * rate
+    tokens = _padded(grid, device, block)
+    rows, columns = tokens.shape[0] // block, tokens.shape[1] // block
+    cells = tokens.view(rows, size, rate, columns, size, rate)
+    return cells.permute(0, 3, 2, 5, 1, 4).reshape(1, -1)
+
+
+def _direction(grid: Grid, device: Device, name: str) -> Tensor:
+    order = name.removesuffix("_flip")
+    if order in ("h", "v"):
+        route = cross_scan(grid, device)["hv".index(order)][None]
+    elif order[:1] == "w" and order[1:].isdecimal():
+        route = _window_route(grid, device, int(order[1:]))
+    else:
+        raise ValueError(
+            f"directions: expected h, v or w7 (any size), with or without _flip, got {name!r}"
+        )
+    return route if order == name else reversed_routes(route)
+
+
+def _phases(grid: Grid, device: Device, step: int) -> Tensor:
+    """Tokens by (row of the subsampled grid, row offset, its column, column offset)."""
+    _check_positive("step", step)
+    tokens = _padded(grid, device, step)
+    return tokens.view(tokens.shape[0] // step, step, tokens.shape[1] // step, step)
+
+
+def _padded(grid: Grid, device: Device, multiple: int) -> Tensor:
+    """Token indices (h', w'), both sides multiples, -1 outside of the grid."""
+    height, width = check_grid(grid)
+    tokens = raster(grid, device).view(height, width)
+    return F.pad(tokens, (0, -width % multiple, 0, -height % multiple), value=-1)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+
 @register_scan()
 def window(grid: Grid, device: Device = None, *, size: int = 7) -> Tensor:
     """Windows by rows, each by rows; windows by columns, each by columns; reverses: int32 (4, s).
@@ -94,51 +142,3 @@ def strided(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     _check_positive("step", step)
     tokens = raster(grid, device)
     return F.pad(tokens, (0, -tokens.shape[1] % step), value=-1).view(-1, step).t().contiguous()
-
-
-def _windows(grid: Grid, device: Device, size: int, rate: int) -> Tensor:
-    height, width = check_grid(grid)
-    columns = transposed_routes(_window_route((width, height), device, size, rate), grid)
-    return both_ways(torch.cat([_window_route(grid, device, size, rate), columns]))
-
-
-def _window_route(grid: Grid, device: Device, size: int, rate: int = 1) -> Tensor:
-    _check_positive("size", size)
-    _check_positive("rate", rate)
-    block = size * rate
-    tokens = _padded(grid, device, block)
-    rows, columns = tokens.shape[0] // block, tokens.shape[1] // block
-    cells = tokens.view(rows, size, rate, columns, size, rate)
-    return cells.permute(0, 3, 2, 5, 1, 4).reshape(1, -1)
-
-
-def _direction(grid: Grid, device: Device, name: str) -> Tensor:
-    order = name.removesuffix("_flip")
-    if order in ("h", "v"):
-        route = cross_scan(grid, device)["hv".index(order)][None]
-    elif order[:1] == "w" and order[1:].isdecimal():
-        route = _window_route(grid, device, int(order[1:]))
-    else:
-        raise ValueError(
-            f"directions: expected h, v or w7 (any size), with or without _flip, got {name!r}"
-        )
-    return route if order == name else reversed_routes(route)
-
-
-def _phases(grid: Grid, device: Device, step: int) -> Tensor:
-    """Tokens by (row of the subsampled grid, row offset, its column, column offset)."""
-    _check_positive("step", step)
-    tokens = _padded(grid, device, step)
-    return tokens.view(tokens.shape[0] // step, step, tokens.shape[1] // step, step)
-
-
-def _padded(grid: Grid, device: Device, multiple: int) -> Tensor:
-    """Token indices (h', w'), both sides multiples, -1 outside of the grid."""
-    height, width = check_grid(grid)
-    tokens = raster(grid, device).view(height, width)
-    return F.pad(tokens, (0, -width % multiple, 0, -height % multiple), value=-1)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
