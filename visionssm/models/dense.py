@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from visionssm.layers.typing import Layer
 
+from .official import OfficialLayout
 from .staged import StagedModel
 
 
@@ -52,3 +53,18 @@ class DenseBackbone(nn.Module):
             self.get_submodule(f"outnorm{i}")(m).permute(0, 3, 1, 2).contiguous()
             for i, m in zip(self.out_indices, maps, strict=True)
         ]
+
+
+def official_backbone(
+    model: StagedModel, layout: OfficialLayout, out_indices: Sequence[int]
+) -> tuple[DenseBackbone, OfficialLayout]:
+    """The dense backbone of a model, as official code makes it: without the final normalisation.
+
+    Args:
+        model: without classifier.
+        layout: of the model's parameters.
+        out_indices: as in `DenseBackbone`, whose normalisations have one name here and there.
+    """
+    model.norm = nn.Identity()
+    names = {f"model.{own}": official for own, official in layout.names.items()}
+    return DenseBackbone(model, out_indices), OfficialLayout(names, layout.aliases)

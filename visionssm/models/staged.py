@@ -2,32 +2,140 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, get_device_dtype
+from timm.layers import (
+    ClassifierHead,
+    calculate_drop_path_rates,
+    get_device_dtype,
+    trunc_normal_,
+)
+from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from visionssm.layers.typing import Layer
+
+from .official import OfficialLayout
+
+
+class Stage(nn.Module):
+    """Downsampling, except in the first stage, and blocks.
+
+    (b, h, w, dim) -> (b, h', w', out_dim).
+
+    Args:
+        dim: channels of the map.
+        out_dim: channels of the blocks.
+        block: class of the blocks, called with out_dim, norm_layer and drop_path.
+        downsample: class of the downsampling, called with dim, out_dim and norm_layer, or None.
+        drop_path: stochastic depth rate of each block.
+        norm_layer: normalisation over channels.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        block: Layer,
+        downsample: Layer | None,
+        drop_path: Sequence[float],
+        norm_layer: Layer = nn.LayerNorm,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.grad_checkpointing = False
+        self.downsample: nn.Module = nn.Identity()
+        if downsample is not None:
+            self.downsample = downsample(dim, out_dim, norm_layer=norm_layer, **dd)
+        self.blocks = nn.Sequential(
+            *(block(out_dim, norm_layer=norm_layer, drop_path=rate, **dd) for rate in drop_path)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
 
 
 class StagedModel(nn.Module):
     """Images to stem, stages, normalisation of each pixel, pooling and classifier.
 
-    Maps are channels-last. A family's constructor sets the attributes below; a stage downsamples at
-    its start and has ``blocks`` and ``grad_checkpointing``, so that its output is a feature map.
+    Maps are channels-last. A stage downsamples at its start, so that its output is a feature map.
+
+    Args:
+        stem: (b, in_chans, h, w) to a map of dims[0] channels.
+        block: class of the blocks, see `Stage`.
+        downsample: class of the downsampling between stages, see `Stage`.
+        in_chans: image channels.
+        num_classes: classes; 0 leaves the classifier out.
+        global_pool: pooling before the classifier, after the normalisation of each pixel.
+        patch_size: stride of the stem.
+        depths: blocks of each stage.
+        dims: channels of each stage.
+        norm_layer: normalisation over channels.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
+
+    Raises:
+        ValueError: dims and depths differ in length.
     """
 
-    stem: nn.Module  # (b, c, h, w) -> (b, h', w', d)
-    stages: nn.Sequential
-    norm: nn.Module
-    head: ClassifierHead
-    feature_info: list[dict[str, Any]]  # num_chs, reduction and module of each stage
-    num_features: int
-    head_hidden_size: int
-    num_classes: int
-    global_pool: str
-    patch_size: int  # stride of the stem
     output_fmt = "NHWC"
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        block: Layer,
+        downsample: Layer,
+        *,
+        in_chans: int,
+        num_classes: int,
+        global_pool: str,
+        patch_size: int,
+        depths: Sequence[int],
+        dims: Sequence[int],
+        norm_layer: Layer,
+        drop_rate: float,
+        drop_path_rate: float,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if len(dims) != len(depths):
+            raise ValueError(f"dims: expected {len(depths)} stages as in depths, got {dims}")
+        dd = {"device": device, "dtype": dtype}
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        self.num_features = dims[-1]
+        self.patch_size = patch_size
+        self.stem = stem
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.Sequential()
+        self.feature_info: list[dict[str, Any]] = []
+        for i, dim in enumerate(dims):
+            in_dim, down = (dims[i - 1], downsample) if i > 0 else (dim, None)
+            self.stages.append(Stage(in_dim, dim, block, down, rates[i], norm_layer, **dd))
+            self.feature_info.append(
+                {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
+            )
+        self.norm: nn.Module = norm_layer(self.num_features, **dd)
+        self.head = ClassifierHead(
+            self.num_features,
+            num_classes,
+            pool_type=global_pool,
+            drop_rate=drop_rate,
+            input_fmt=self.output_fmt,
+            **dd,
+        )
+        self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -141,3 +249,36 @@ class StagedModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) to logits (b, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as Swin's code does, which many families build on."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def staged_layout(
+    model: StagedModel,
+    names: Sequence[tuple[str, str]],
+    aliases: tuple[tuple[str, str], ...] = (),
+) -> OfficialLayout:
+    """Names of the parameters in official code, which downsamples at the end of ``layers.i``.
+
+    Args:
+        model: the model whose parameters to name.
+        names: pattern and replacement, applied to our key in this order.
+        aliases: as in `OfficialLayout`.
+    """
+    classifier = ["head.fc.weight", "head.fc.bias"]  # known even to a model without one
+    found = {}
+    for key in [*model.state_dict(), *classifier]:
+        name = re.sub(
+            r"^stages\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key
+        )
+        name = re.sub(r"^stages\.", "layers.", name)
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        found[key] = name
+    return OfficialLayout(found, aliases)

@@ -9,25 +9,20 @@ along rows and columns in both directions. Maps are channels-last throughout.
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
-    ClassifierHead,
     DropPath,
     GluMlp,
     Mlp,
-    calculate_drop_path_rates,
     get_act_layer,
     get_norm_layer,
-    trunc_normal_,
 )
 from timm.models import (
     build_model_with_cfg,
-    checkpoint_seq,
     generate_default_cfgs,
     register_model,
 )
@@ -38,7 +33,7 @@ from visionssm.layers import SS2D, ConvDownsample, ConvStem, PatchStem
 from visionssm.layers.typing import Layer, LayerOrName
 
 from .official import OfficialLayout, choose, convert_official, stored_configs_readable
-from .staged import StagedModel
+from .staged import StagedModel, init_linear, staged_layout
 
 __all__ = ["VMamba"]
 
@@ -84,40 +79,6 @@ class VMambaBlock(nn.Module):
         if self.mlp is not None:
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x
-
-
-class VMambaStage(nn.Module):
-    """Downsampling, except in the first stage, and blocks.
-
-    (b, h, w, dim) -> (b, h', w', out_dim).
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        out_dim: int,
-        block: Layer,
-        downsample: Layer | None,
-        drop_path: list[float],
-        norm_layer: Layer = nn.LayerNorm,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.grad_checkpointing = False
-        self.downsample: nn.Module = nn.Identity()
-        if downsample is not None:
-            self.downsample = downsample(dim, out_dim, norm_layer=norm_layer, **dd)
-        self.blocks = nn.Sequential(
-            *(block(out_dim, norm_layer=norm_layer, drop_path=rate, **dd) for rate in drop_path)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
 
 
 class VMamba(StagedModel):
@@ -186,9 +147,6 @@ class VMamba(StagedModel):
         device=None,
         dtype=None,
     ):
-        super().__init__()
-        if len(dims) != len(depths):
-            raise ValueError(f"dims: expected {len(depths)} stages as in depths, got {dims}")
         dd = {"device": device, "dtype": dtype}
         norm: Layer = get_norm_layer(norm_layer)
         mixer = partial(
@@ -209,37 +167,24 @@ class VMamba(StagedModel):
         mlp = partial(_mlp, ratio=mlp_ratio, gated=gated_mlp, act=mlp_act_layer, drop=mlp_drop_rate)
         block = partial(VMambaBlock, mixer=mixer, mlp=mlp if mlp_ratio > 0 else None)
 
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.global_pool = global_pool
-        self.num_features = dims[-1]
-        self.patch_size = patch_size
-        self.stem = choose("stem", stem, STEMS)(
-            in_chans, dims[0], patch_size, norm_layer=norm if patch_norm else None, **dd
-        )
-        down = choose("downsample", downsample, DOWNSAMPLES)
-        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        self.stages = nn.Sequential()
-        self.feature_info = []
-        for i, dim in enumerate(dims):
-            in_dim, downsample_layer = (dims[i - 1], down) if i > 0 else (dim, None)
-            self.stages.append(
-                VMambaStage(in_dim, dim, block, downsample_layer, rates[i], norm_layer=norm, **dd)
-            )
-            self.feature_info.append(
-                {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
-            )
-        self.norm = norm(self.num_features, **dd)
-        self.head = ClassifierHead(
-            self.num_features,
-            num_classes,
-            pool_type=global_pool,
+        super().__init__(
+            choose("stem", stem, STEMS)(
+                in_chans, dims[0], patch_size, norm_layer=norm if patch_norm else None, **dd
+            ),
+            block,
+            choose("downsample", downsample, DOWNSAMPLES),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            patch_size=patch_size,
+            depths=depths,
+            dims=dims,
+            norm_layer=norm,
             drop_rate=drop_rate,
-            input_fmt=self.output_fmt,
+            drop_path_rate=drop_path_rate,
             **dd,
         )
-        self.head_hidden_size = self.head.num_features
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -258,13 +203,6 @@ def _mlp(dim: int, ratio: float, gated: bool, act: LayerOrName, drop: float, **d
     return Mlp(dim, hidden, act_layer=act_layer, drop=drop, **dd)
 
 
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 # Keys of the earliest weights, the vanilla models, as regular expressions.
 OLD_KEYS = (
     (r"^patch_embed\.proj\.", "patch_embed.0."),
@@ -279,7 +217,6 @@ OFFICIAL_NAMES = (
     (r"^stem\.norm1\.", "patch_embed.2."),
     (r"^stem\.conv2\.", "patch_embed.5."),
     (r"^stem\.norm2\.", "patch_embed.7."),
-    (r"^stages\.", "layers."),
     (r"^norm\.", "classifier.norm."),
     (r"^head\.fc\.", "classifier.head."),
 )
@@ -291,22 +228,9 @@ OFFICIAL_CONV_DOWNSAMPLE = (
 
 def official_layout(model: VMamba) -> OfficialLayout:
     """Names of the model's parameters in the official code."""
-    classifier = ["head.fc.weight", "head.fc.bias"]  # known even to a model without one
     convolutional = any(isinstance(module, ConvDownsample) for module in model.modules())
-    table = OFFICIAL_NAMES + (OFFICIAL_CONV_DOWNSAMPLE if convolutional else ())
-    return OfficialLayout(
-        {key: _official_name(key, table) for key in [*model.state_dict(), *classifier]}, OLD_KEYS
-    )
-
-
-def _official_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
-    # The official code downsamples at the end of a stage, ours at the start of the next.
-    key = re.sub(
-        r"^stages\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key
-    )
-    for own, official in table:
-        key = re.sub(own, official, key)
-    return key
+    names = OFFICIAL_NAMES + (OFFICIAL_CONV_DOWNSAMPLE if convolutional else ())
+    return staged_layout(model, names, OLD_KEYS)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: VMamba) -> dict[str, Any]:

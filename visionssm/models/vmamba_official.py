@@ -12,9 +12,9 @@ from torch import nn
 
 from visionssm.layers.ss2d import INITS
 
-from .dense import DenseBackbone
+from .dense import official_backbone
 from .official import OfficialLayout, choose, register_official
-from .vmamba import OLD_KEYS, VMamba, official_layout
+from .vmamba import VMamba, official_layout
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
     "patch_size": 4,
@@ -92,12 +92,7 @@ def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
     )
     model.set_grad_checkpointing(args["use_checkpoint"])
     layout = official_layout(model)
-    if out_indices is None:
-        return model, layout
-    model.norm = nn.Identity()
-    backbone = DenseBackbone(model, out_indices)
-    names = {f"model.{own}": official for own, official in layout.names.items()}
-    return backbone, OfficialLayout(names, OLD_KEYS)
+    return (model, layout) if out_indices is None else official_backbone(model, layout, out_indices)
 
 
 def _official_scan_args(args: dict[str, Any]) -> dict[str, Any]:
