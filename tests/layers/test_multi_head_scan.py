@@ -121,7 +121,7 @@ def test_low_precision_attention_computes_in_float32():
 
 
 @pytest.mark.parametrize("scan", ["multi_head", "cross_scan", "window(size=2)"])
-def test_any_complete_scan_will_do(scan):
+def test_any_scan_that_covers_the_image_will_do(scan):
     torch.manual_seed(0)
     layer = MultiHeadScan(10, d_state=2, scan=scan)
     x = torch.randn(1, 3, 5, 10, requires_grad=True)

@@ -90,7 +90,7 @@ class MultiHeadScan(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.scan = get_scan(scan)
         heads, k = self.scan.num_slices, self.scan.num_routes
-        if not self.scan.complete or k // heads < 2:
+        if not self.scan.covers or k // heads < 2:
             raise ValueError(
                 "scan: expected routes that visit every token, at least two a head, "
                 f"got {self.scan.name!r}"

@@ -27,8 +27,8 @@ class Scan:
         name: with its options, as in ``"atrous(step=3)"``.
         function: ``(grid, device=None) -> int32 routes (k, s)``; -1 is a padding step.
         num_routes: k, whatever the grid.
-        complete: every route visits every token, so that a table of as many steps as there are
-            tokens holds permutations.
+        covers: every route visits every token.
+        padded: its tables may hold padding steps.
         routes_per_slice: None lets every route read all channels. Otherwise the channels are cut
             into k / routes_per_slice equal slices, and so many successive routes read each.
 
@@ -39,7 +39,8 @@ class Scan:
     name: str
     function: RouteFunction
     num_routes: int
-    complete: bool = True
+    covers: bool = True
+    padded: bool = False
     routes_per_slice: int | None = None
 
     def __post_init__(self):
@@ -56,21 +57,27 @@ class Scan:
         """Into how many equal slices the channels are cut."""
         return 1 if self.routes_per_slice is None else self.num_routes // self.routes_per_slice
 
+    @property
+    def complete(self) -> bool:
+        """Whether its routes are permutations on every grid, as `selective_scan` calls complete."""
+        return self.covers and not self.padded
+
     def permutes(self, routes: Tensor, num_tokens: int) -> bool:
-        """Whether a table of this scan holds permutations of the tokens; values stay unread."""
-        return self.complete and routes.shape[-1] == num_tokens
+        """Whether this table of its holds permutations of the tokens; values stay unread."""
+        return self.covers and routes.shape[-1] == num_tokens
 
 
 @dataclass(frozen=True)
 class _Registered:
     function: RouteFunction
-    complete: bool
+    covers: bool
+    padded: bool
     routes_per_slice: int | None
 
     def with_options(self, name: str, options: dict[str, Any]) -> Scan:
         function = partial(self.function, **options) if options else self.function
         num_routes = len(function((1, 1), device="cpu"))  # refuses impossible options, too
-        return Scan(name, function, num_routes, self.complete, self.routes_per_slice)
+        return Scan(name, function, num_routes, self.covers, self.padded, self.routes_per_slice)
 
 
 _registered: dict[str, _Registered] = {}
@@ -78,7 +85,7 @@ _scans: dict[str, Scan] = {}  # by name with options, as asked for
 
 
 def register_scan(
-    *, complete: bool = True, routes_per_slice: int | None = None
+    *, covers: bool = True, padded: bool = False, routes_per_slice: int | None = None
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Register a function ``(grid, device=None, *, option=default, ...) -> routes`` by its name.
 
@@ -87,7 +94,8 @@ def register_scan(
     be traced.
 
     Args:
-        complete: each of its routes visits each token of the grid.
+        covers: each of its routes visits each token of the grid.
+        padded: its tables may hold padding steps, -1.
         routes_per_slice: how many successive routes share a slice of the channels; None when
             every route reads them all.
 
@@ -99,7 +107,7 @@ def register_scan(
         name = function.__name__
         if name in _registered:
             raise ValueError(f"scan: {name!r} is registered already")
-        entry = _Registered(function, complete, routes_per_slice)
+        entry = _Registered(function, covers, padded, routes_per_slice)
         _scans[name] = entry.with_options(name, {})
         _registered[name] = entry
         return function

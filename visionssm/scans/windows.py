@@ -69,7 +69,7 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
-@register_scan()
+@register_scan(padded=True)
 def window(grid: Grid, device: Device = None, *, size: int = 7) -> Tensor:
     """Windows by rows, each by rows; windows by columns, each by columns; reverses: int32 (4, s).
 
@@ -78,7 +78,7 @@ def window(grid: Grid, device: Device = None, *, size: int = 7) -> Tensor:
     return _windows(grid, device, size, rate=1)
 
 
-@register_scan()
+@register_scan(padded=True)
 def atrous_window(grid: Grid, device: Device = None, *, size: int = 7, rate: int = 2) -> Tensor:
     """Windows of size x size tokens that lie `rate` apart; by columns; reverses: int32 (4, s).
 
@@ -90,7 +90,7 @@ def atrous_window(grid: Grid, device: Device = None, *, size: int = 7, rate: int
     return _windows(grid, device, size, rate)
 
 
-@register_scan()
+@register_scan(padded=True)
 def local(
     grid: Grid,
     device: Device = None,
@@ -109,7 +109,7 @@ def local(
     return join_routes(*(_direction(grid, device, name) for name in directions))
 
 
-@register_scan(complete=False)
+@register_scan(covers=False, padded=True)
 def atrous(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     """Every step-th row and column, a route for each offset: int32 (step^2, s), s = l / step^2.
 
@@ -124,7 +124,7 @@ def atrous(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     return torch.where(odd[:, None], by_columns, by_rows)
 
 
-@register_scan(complete=False)
+@register_scan(covers=False, padded=True)
 def atrous_rows(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     """Every step-th row and column, all by rows, the column offset runs faster: int32 (step^2, s).
 
@@ -133,7 +133,7 @@ def atrous_rows(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     return _phases(grid, device, step).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)
 
 
-@register_scan(complete=False)
+@register_scan(covers=False, padded=True)
 def strided(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
     """Every step-th token of the raster order, a route for each offset: int32 (step, s).
 
