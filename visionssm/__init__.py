@@ -1,6 +1,6 @@
 """Vision state-space models on one selective-scan core."""
 
-from .models import from_official, list_models
+from .models import accelerate, from_official, list_models
 from .version import __version__
 
-__all__ = ["__version__", "from_official", "list_models"]
+__all__ = ["__version__", "accelerate", "from_official", "list_models"]

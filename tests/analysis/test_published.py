@@ -22,7 +22,8 @@ def test_the_entry_point_says_the_same(name):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 def test_every_row_is_about_a_registered_model(family):
     rows = (*family.classification, *family.detection, *family.segmentation)
-    assert {row.model for row in rows} <= set(MODELS)
+    assert {row.model.partition(".")[0] for row in rows} <= set(MODELS)
+    assert all(pretrained_cfg(row.model).url for row in rows)
 
 
 def test_unknown_model():

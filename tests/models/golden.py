@@ -96,6 +96,8 @@ def official_weights(model: nn.Module, layout: OfficialLayout) -> dict[str, Tens
     weights = {}
     for own, value in model.state_dict().items():
         parts = layout.names.get(own, own)
-        parts = (parts,) if isinstance(parts, str) else parts
-        weights.update(zip(parts, value.chunk(len(parts)), strict=True))
+        if isinstance(parts, str):
+            weights[parts] = value
+        else:
+            weights.update(zip(parts, value.chunk(len(parts)), strict=True))
     return weights

@@ -27,7 +27,7 @@ from tests.models.golden import (
     official_weights,
     record_outputs,
 )
-from visionssm.models import vim, vmamba
+from visionssm.models import efficientvim, vim, vmamba
 
 
 class Family(NamedTuple):
@@ -73,6 +73,33 @@ def observe_vim(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return found | {"output": model.forward_head(features)}
 
 
+def observe_efficientvim(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Stem, maps, downsampled maps and hidden states of the stages; what each head says."""
+    found: dict[str, Tensor] = {}
+
+    def record(module: nn.Module, *names: str) -> None:
+        def keep(module, args, output):
+            outputs = output if isinstance(output, tuple) else (output,)
+            found.update(zip((f"feat/{name}" for name in names), outputs, strict=True))
+
+        module.register_forward_hook(keep)
+
+    record(model.patch_embed, "stem")
+    for i, stage in enumerate(model.stages):
+        record(stage, f"{i}", f"down{i}", f"h{i}")
+    names = {"": ("heads", "weights"), "dist": ("heads_dist", "weights_dist")}
+    names = {key: pair for key, pair in names.items() if hasattr(model, pair[0])}
+    for suffix, (heads, _) in names.items():
+        for i, head in enumerate(getattr(model, heads)):
+            record(head, f"head{suffix}{i}")
+    found["output"] = model(image)
+    for suffix, (_, weights) in names.items():
+        shares = getattr(model, weights).softmax(0)
+        said = [share * found[f"feat/head{suffix}{i}"] for i, share in enumerate(shares)]
+        found[f"feat/z{suffix}"] = sum(said)
+    return found
+
+
 def variants(family: str, **names: str) -> dict[str, dict[str, Any]]:
     """The manifest's variants by our names; `names` translates those that the authors publish."""
     published = manifest(family)["variants"]
@@ -83,7 +110,30 @@ def variants(family: str, **names: str) -> dict[str, dict[str, Any]]:
     return {own: by_name[name] for own, name in names.items()}
 
 
+def efficientvim_variants() -> dict[str, dict[str, Any]]:
+    """EfficientViM_M1_e300 is our ssm_efficientvim_m1.e300_in1k; keys are listed once a model."""
+    found: dict[str, dict[str, Any]] = {}
+    keys: dict[tuple[str, bool], Any] = {}
+    for variant in manifest("efficientvim")["variants"]:
+        size, form = variant["name"].lower().removeprefix("efficientvim_").split("_")
+        tag = "_dist.in1k" if form == "dist" else f".{form}_in1k"
+        listed = keys.setdefault((size, form == "dist"), variant["state_dict"])
+        found[f"ssm_efficientvim_{size}{tag}"] = {**variant, "state_dict": listed}
+    return found
+
+
 FAMILIES = {
+    "efficientvim": Family(
+        efficientvim,
+        efficientvim_variants(),
+        lambda variant: variant["checkpoint_url"],
+        "mit",
+        observe_efficientvim,
+        (
+            "ssm_efficientvim_m1",
+            {"embed_dim": (16, 24, 32), "depths": (1, 1, 1), "state_dim": (5, 4, 3)},
+        ),
+    ),
     "vmamba": Family(
         vmamba,
         variants("vmamba"),
@@ -255,7 +305,10 @@ def test_other_channels_and_classes_adapt_the_published_weights(family, tmp_path
     saved, file = small_model(family), tmp_path / "official.pth"
     torch.save(small_official_weights(family, saved), file)
     model = load_small(family, file, num_classes=3, in_chans=1)
-    assert model.get_classifier().weight.shape == (3, saved.num_features)
+    classifiers = saved.default_cfg["classifier"]
+    for name in (classifiers,) if isinstance(classifiers, str) else classifiers:
+        features = saved.get_submodule(name).in_features
+        assert model.get_submodule(name).weight.shape == (3, features)
     first_conv = saved.default_cfg["first_conv"] + ".weight"
     torch.testing.assert_close(
         model.get_parameter(first_conv), saved.get_parameter(first_conv).sum(1, keepdim=True)

@@ -1,27 +1,30 @@
 """What timm's own test suite asks of a model (huggingface/pytorch-image-models,
 tests/test_models.py), asked of every registered model of ours.
 
-Models of at most MAX_RUN parameters run, on images as small as their stride allows, and the
-smallest of each family is traced. Larger ones are wider or deeper forms of those; their shapes,
-names and interfaces are checked on the meta device. Models for images of one size are built for
-those; models of token sequences have maps as intermediates alone.
+The smallest RUN_EACH models of each family run, up to MAX_RUN parameters, on images as small as
+their stride allows, and the smallest of each family is traced. Larger ones are wider or deeper
+forms of those; their shapes, names and interfaces are checked on the meta device. Models for images
+of one size are built for those; models of token sequences, and those that classify from hidden
+states, have maps as intermediates alone.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import timm
 import torch
 from timm.models import group_parameters
-from timm.models._features_fx import create_feature_extractor
+from timm.models._features_fx import create_feature_extractor, get_graph_node_names
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import visionssm
 
 MAX_RUN = 35e6
+RUN_EACH = 4
 SIZE = 64
 NAMES = visionssm.list_models()
 
@@ -48,20 +51,26 @@ def num_params(name: str) -> int:
 @functools.cache
 def maps_only(name: str) -> bool:
     """Whether every feature of the model is a map, the final one included."""
-    return build(name, "meta").output_fmt != "NLC"
+    return build(name, "meta").output_fmt != "NLC" and not has_hidden_states(name)
 
 
-RUNNABLE = [name for name in NAMES if num_params(name) <= MAX_RUN]
+@functools.cache
+def has_hidden_states(name: str) -> bool:
+    """Whether the model's features are a list: hidden states and the last map, (b, c, l) each."""
+    return isinstance(build(name, "meta").eval().forward_features(images(device="meta")), list)
+
+
+FAMILIES: dict[str, list[str]] = {}  # smallest model first
+for _name in sorted(NAMES, key=num_params):
+    FAMILIES.setdefault(timm.model_entrypoint(_name).__module__, []).append(_name)
+RUNNABLE = sorted(
+    name for family in FAMILIES.values() for name in family[:RUN_EACH] if num_params(name) < MAX_RUN
+)
 SMALLEST = min(NAMES, key=num_params)
 every_name = pytest.mark.parametrize("name", NAMES)
 every_runnable = pytest.mark.parametrize("name", RUNNABLE)
-FAMILIES = {timm.model_entrypoint(name).__module__ for name in NAMES}
 one_of_each_family = pytest.mark.parametrize(
-    "name",
-    [
-        min((n for n in NAMES if timm.model_entrypoint(n).__module__ == family), key=num_params)
-        for family in sorted(FAMILIES)
-    ],
+    "name", [family[0] for _, family in sorted(FAMILIES.items())]
 )
 
 
@@ -71,7 +80,25 @@ def images(
     return torch.randn(batch, channels, size, size, device=device)
 
 
-def spatial(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
+def classifier_names(model: nn.Module) -> list[str]:
+    names = model.default_cfg["classifier"]
+    return [names] if isinstance(names, str) else list(names)
+
+
+def classifier_layers(model: nn.Module) -> list[nn.Module]:
+    """The linear layers of what `get_classifier` returns: of one head, several, or pairs."""
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)
+    return [m for head in heads for m in head.modules() if isinstance(m, nn.Linear)]
+
+
+def shapes(features: torch.Tensor | list[torch.Tensor]) -> list[torch.Size]:
+    return [x.shape for x in (features if isinstance(features, list) else [features])]
+
+
+def spatial(model: nn.Module, features: torch.Tensor | list[torch.Tensor]) -> tuple[int, int]:
+    if isinstance(features, list):
+        return (math.isqrt(features[-1].shape[2]),) * 2
     if model.output_fmt == "NLC":
         assert features.shape[1:] == (model.pos_embed.shape[1], model.num_features)
         return model.patch_embed.grid_size
@@ -134,9 +161,9 @@ def test_gradients_are_the_same_with_checkpointing():
 def test_default_cfg_describes_the_model(name):
     model = build(name, "meta", **published_size(name)).eval()
     keys, cfg = model.state_dict().keys(), model.default_cfg
-    for entry in ("classifier", "first_conv"):
-        assert cfg[entry] + ".weight" in keys
-    assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+    for layer in (*classifier_names(model), cfg["first_conv"]):
+        assert layer + ".weight" in keys
+    assert classifier_layers(model) == [model.get_submodule(n) for n in classifier_names(model)]
     assert isinstance(model.num_features, int)
     for entry in ("mean", "std", "crop_pct", "interpolation", "license"):
         assert cfg[entry], entry
@@ -209,7 +236,7 @@ def test_intermediates_by_index_format_and_norm(name):
     channels = [info["num_chs"] for info in model.feature_info]
     final, maps = model.forward_intermediates(x, indices=2)
     assert [m.shape[1] for m in maps] == channels[-2:]
-    assert final.shape == model.forward_features(x).shape
+    assert shapes(final) == shapes(model.forward_features(x))
     maps = model.forward_intermediates(
         x, indices=[0, -1], norm=True, output_fmt="NHWC", intermediates_only=True
     )
@@ -217,6 +244,8 @@ def test_intermediates_by_index_format_and_norm(name):
     final, maps = model.forward_intermediates(x, indices=[0], stop_early=True)
     if maps_only(name):
         assert final.shape == (1, SIZE // 4, SIZE // 4, channels[0])
+    elif has_hidden_states(name):
+        assert [f.shape[:2] for f in final] == [(1, channels[0])] * 2
     else:
         assert final.shape == model.forward_features(x).shape
     with pytest.raises(ValueError, match="output_fmt: expected"):
@@ -240,17 +269,18 @@ def test_pruned_models_keep_what_the_intermediates_need(name):
     assert sum(p.numel() for p in model.parameters()) < full / 2
     maps = model.forward_intermediates(images(device="meta"), [0, 1], intermediates_only=True)
     assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info[:2]]
-    assert model.num_features == maps[-1].shape[1]
-    assert isinstance(model.get_classifier(), nn.Identity)
+    hidden = [m.shape[1] for m in maps] if has_hidden_states(name) else []
+    assert model.num_features == sum(hidden) + maps[-1].shape[1]
+    assert not classifier_layers(model)
 
 
 @one_of_each_family
 def test_symbolic_trace_computes_the_same(name):
     model = build(name, num_classes=42).train()
     x = images(2)
-    classifier = model.default_cfg["classifier"]
-    traced = create_feature_extractor(model, [classifier])
-    out = traced(x)[classifier]
+    last = get_graph_node_names(model)[0][-1]
+    traced = create_feature_extractor(model, [last])
+    out = traced(x)[last]
     torch.testing.assert_close(out, model(x))
     out.mean().backward()
     assert all(p.grad is not None for p in traced.parameters())
@@ -286,8 +316,8 @@ def test_parameter_groups_cover_every_parameter_once(name):
 def test_device_and_dtype_reach_the_parameters(name):
     model = build(name, device="meta", dtype=torch.bfloat16)
     assert all(p.device.type == "meta" for p in model.parameters())
-    assert model.get_classifier().weight.dtype == torch.bfloat16
-    out = model(images(device="meta").bfloat16())
+    assert {layer.weight.dtype for layer in classifier_layers(model)} == {torch.bfloat16}
+    out = model(images(2, device="meta").bfloat16())
     assert out.dtype == torch.bfloat16
     model.reset_classifier(3)
-    assert model.get_classifier().weight.dtype == torch.bfloat16
+    assert {layer.weight.dtype for layer in classifier_layers(model)} == {torch.bfloat16}

@@ -16,7 +16,7 @@ from timm.models import PretrainedCfg
 class Classification(NamedTuple):
     """ImageNet-1K at the size of the pretrained cfg."""
 
-    model: str
+    model: str  # with a tag, "name.tag", if the weights are not the name's first
     published_name: str
     top1: float
     parameters: str
@@ -104,7 +104,36 @@ VIM = Published(
     detection=(),
     segmentation=(),
 )
-FAMILIES = {"vmamba": VMAMBA, "vim": VIM}
+EFFICIENTVIM = Published(
+    source="https://github.com/mlvlab/EfficientViM/blob/304340c/README.md",
+    classification=(
+        Classification("ssm_efficientvim_m1", "EfficientViM-M1, 450 epochs", 73.5, "6.7M", "239M"),
+        Classification(
+            "ssm_efficientvim_m1.e300_in1k", "EfficientViM-M1, 300 epochs", 72.9, "6.7M", "239M"
+        ),
+        Classification("ssm_efficientvim_m2", "EfficientViM-M2, 450 epochs", 75.8, "13.9M", "355M"),
+        Classification(
+            "ssm_efficientvim_m2.e300_in1k", "EfficientViM-M2, 300 epochs", 75.4, "13.9M", "355M"
+        ),
+        Classification("ssm_efficientvim_m3", "EfficientViM-M3, 450 epochs", 77.9, "16.6M", "656M"),
+        Classification(
+            "ssm_efficientvim_m3.e300_in1k", "EfficientViM-M3, 300 epochs", 77.6, "16.6M", "656M"
+        ),
+        Classification(
+            "ssm_efficientvim_m4", "EfficientViM-M4, 450 epochs", 79.6, "19.6M", "1111M"
+        ),
+        Classification(
+            "ssm_efficientvim_m4.e300_in1k", "EfficientViM-M4, 300 epochs", 79.4, "19.6M", "1111M"
+        ),
+        Classification("ssm_efficientvim_m1_dist", "EfficientViM-M1, distilled", 74.6, "-", "-"),
+        Classification("ssm_efficientvim_m2_dist", "EfficientViM-M2, distilled", 76.7, "-", "-"),
+        Classification("ssm_efficientvim_m3_dist", "EfficientViM-M3, distilled", 79.1, "-", "-"),
+        Classification("ssm_efficientvim_m4_dist", "EfficientViM-M4, distilled", 80.7, "-", "-"),
+    ),
+    detection=(Detection("ssm_efficientvim_m4", "Mask R-CNN 1x", "-", "-", 39.7, 36.4),),
+    segmentation=(),
+)
+FAMILIES = {"vmamba": VMAMBA, "vim": VIM, "efficientvim": EFFICIENTVIM}
 
 
 def pretrained_cfg(model: str) -> PretrainedCfg:

@@ -1,12 +1,17 @@
 """Model families, one file each; importing this package registers them with timm."""
 
-from . import vim, vim_official, vmamba, vmamba_official
+from . import efficientvim, efficientvim_official, vim, vim_official, vmamba, vmamba_official
+from .accelerate import Acceleration, accelerate
 from .dense import DenseBackbone
 from .official import from_official
 from .registry import list_models
 
 __all__ = [
+    "Acceleration",
     "DenseBackbone",
+    "accelerate",
+    "efficientvim",
+    "efficientvim_official",
     "from_official",
     "list_models",
     "vim",
