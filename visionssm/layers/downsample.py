@@ -30,3 +30,41 @@ class ConvDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class InvertedDownsample(nn.Module):
+    """Wide depthwise convolution of stride 2: (b, h, w, dim) -> (b, h', w', out_dim).
+
+    h' = ceil(h / 2) and so is w'. Linear layer to ratio x dim channels, depthwise 3 x 3
+    convolution, linear layer to out_dim, with an activation after the first two and batch
+    normalisation after the last.
+
+    Args:
+        dim: channels of the input.
+        out_dim: channels of the output.
+        ratio: channels between over dim.
+        act_layer: activation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        ratio: int = 8,
+        act_layer: Layer = nn.ReLU,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        mid = ratio * dim
+        self.expand = nn.Linear(dim, mid, **dd)
+        self.conv = nn.Conv2d(mid, mid, 3, stride=2, padding=1, groups=mid, **dd)
+        self.project = nn.Linear(mid, out_dim, **dd)
+        self.norm = nn.BatchNorm2d(out_dim, **dd)
+        self.act = act_layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.expand(x)).permute(0, 3, 1, 2)
+        x = self.act(self.conv(x)).permute(0, 2, 3, 1)
+        return self.norm(self.project(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
+from timm.layers import ConvNormAct
 from torch import Tensor, nn
 
 from .typing import Layer
@@ -74,3 +78,34 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class ResidualConvStem(nn.Module):
+    """Spatial-Mamba's stem: stride 2, a residual pair, stride 2 to a wide layer that is narrowed.
+
+    (b, c, h, w) -> (b, h', w', dim), h' = ceil(ceil(h / 2) / 2) and so is w'. Five convolutions
+    with batch normalisation, of dim / 2, dim / 2, dim / 2, 4 dim and dim channels; the third and
+    the last have no activation.
+
+    Args:
+        in_chans: image channels c.
+        dim: output channels.
+        act_layer: activation.
+    """
+
+    def __init__(
+        self, in_chans: int, dim: int, act_layer: Layer = nn.ReLU, device=None, dtype=None
+    ):
+        super().__init__()
+        conv = partial(ConvNormAct, act_layer=act_layer, device=device, dtype=dtype)
+        mid = dim // 2
+        self.conv1 = conv(in_chans, mid, 3, stride=2)
+        self.conv2 = nn.Sequential(conv(mid, mid, 3), conv(mid, mid, 3, apply_act=False))
+        self.conv3 = nn.Sequential(
+            conv(mid, 4 * dim, 3, stride=2), conv(4 * dim, dim, 1, apply_act=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        x = x + self.conv2(x)
+        return self.conv3(x).permute(0, 2, 3, 1)

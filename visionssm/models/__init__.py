@@ -1,6 +1,15 @@
 """Model families, one file each; importing this package registers them with timm."""
 
-from . import efficientvim, efficientvim_official, vim, vim_official, vmamba, vmamba_official
+from . import (
+    efficientvim,
+    efficientvim_official,
+    spatial_mamba,
+    spatial_mamba_official,
+    vim,
+    vim_official,
+    vmamba,
+    vmamba_official,
+)
 from .accelerate import Acceleration, accelerate
 from .dense import DenseBackbone
 from .official import from_official
@@ -14,6 +23,8 @@ __all__ = [
     "efficientvim_official",
     "from_official",
     "list_models",
+    "spatial_mamba",
+    "spatial_mamba_official",
     "vim",
     "vim_official",
     "vmamba",

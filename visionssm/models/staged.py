@@ -30,10 +30,9 @@ class Stage(nn.Module):
     Args:
         dim: channels of the map.
         out_dim: channels of the blocks.
-        block: class of the blocks, called with out_dim, norm_layer and drop_path.
-        downsample: class of the downsampling, called with dim, out_dim and norm_layer, or None.
+        block: class of the blocks, called with out_dim and drop_path.
+        downsample: class of the downsampling, called with dim and out_dim, or None.
         drop_path: stochastic depth rate of each block.
-        norm_layer: normalisation over channels.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class Stage(nn.Module):
         block: Layer,
         downsample: Layer | None,
         drop_path: Sequence[float],
-        norm_layer: Layer = nn.LayerNorm,
         device=None,
         dtype=None,
     ):
@@ -52,10 +50,8 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         self.downsample: nn.Module = nn.Identity()
         if downsample is not None:
-            self.downsample = downsample(dim, out_dim, norm_layer=norm_layer, **dd)
-        self.blocks = nn.Sequential(
-            *(block(out_dim, norm_layer=norm_layer, drop_path=rate, **dd) for rate in drop_path)
-        )
+            self.downsample = downsample(dim, out_dim, **dd)
+        self.blocks = nn.Sequential(*(block(out_dim, drop_path=rate, **dd) for rate in drop_path))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
@@ -79,7 +75,7 @@ class StagedModel(nn.Module):
         patch_size: stride of the stem.
         depths: blocks of each stage.
         dims: channels of each stage.
-        norm_layer: normalisation over channels.
+        norm_layer: the normalisation before pooling.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
 
@@ -122,7 +118,7 @@ class StagedModel(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
         for i, dim in enumerate(dims):
             in_dim, down = (dims[i - 1], downsample) if i > 0 else (dim, None)
-            self.stages.append(Stage(in_dim, dim, block, down, rates[i], norm_layer, **dd))
+            self.stages.append(Stage(in_dim, dim, block, down, rates[i], **dd))
             self.feature_info.append(
                 {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
             )

@@ -165,14 +165,16 @@ class VMamba(StagedModel):
             init=ssm_init,
         )
         mlp = partial(_mlp, ratio=mlp_ratio, gated=gated_mlp, act=mlp_act_layer, drop=mlp_drop_rate)
-        block = partial(VMambaBlock, mixer=mixer, mlp=mlp if mlp_ratio > 0 else None)
+        block = partial(
+            VMambaBlock, mixer=mixer, mlp=mlp if mlp_ratio > 0 else None, norm_layer=norm
+        )
 
         super().__init__(
             choose("stem", stem, STEMS)(
                 in_chans, dims[0], patch_size, norm_layer=norm if patch_norm else None, **dd
             ),
             block,
-            choose("downsample", downsample, DOWNSAMPLES),
+            partial(choose("downsample", downsample, DOWNSAMPLES), norm_layer=norm),
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,

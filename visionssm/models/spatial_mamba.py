@@ -1,0 +1,229 @@
+"""Spatial-Mamba
+
+Paper: `Spatial-Mamba: Effective Visual State Space Models via Structure-aware State Fusion`
+    - https://arxiv.org/abs/2410.15091
+Code and weights: https://github.com/EdwardChasel/Spatial-Mamba, Apache-2.0 licence
+
+A hierarchy of four stages whose token mixer scans the image once, along its rows, and fuses the
+states with their neighbours before they are read out. Maps are channels-last throughout.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, Mlp
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._hub import get_cache_dir
+from torch import Tensor, nn
+
+from visionssm.layers import InvertedDownsample, ResidualConvStem, SpatialSSM
+from visionssm.layers.typing import Layer
+
+from .official import OfficialLayout, convert_official, stored_configs_readable
+from .staged import StagedModel, init_linear, staged_layout
+
+__all__ = ["SpatialMamba"]
+
+
+class SpatialMambaBlock(nn.Module):
+    """Mixer and MLP, a depthwise convolution as position embedding before each.
+
+    x + cpe1(x), x + op(norm(x)), x + cpe2(x), x + mlp(norm2(x)): (b, h, w, dim) to the same.
+
+    Args:
+        dim: channels.
+        mixer: class of the token mixer, called with dim.
+        mlp_ratio: hidden channels of the MLP over dim.
+        norm_layer: normalisation over channels.
+        drop_path: stochastic depth rate of mixer and MLP.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: Layer = SpatialSSM,
+        mlp_ratio: float = 4.0,
+        norm_layer: Layer = nn.LayerNorm,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.cpe1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm = norm_layer(dim, **dd)
+        self.op = mixer(dim, **dd)
+        self.cpe2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm2 = norm_layer(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.cpe1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.op(self.norm(x)))
+        x = x + self.cpe2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SpatialMamba(StagedModel):
+    """Spatial-Mamba classifier and feature extractor: (b, in_chans, h, w) of any h and w.
+
+    Args:
+        in_chans: image channels.
+        num_classes: classes; 0 leaves the classifier out.
+        global_pool: pooling before the classifier, after the normalisation of each pixel.
+        depths: blocks of each stage.
+        dims: channels of each stage.
+        dt_init: initialisation of the step sizes, see `SpatialSSM`.
+        mlp_ratio: hidden channels of the MLP over its dim.
+        norm_layer: normalisation over channels.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: tuple[int, ...] = (2, 4, 8, 4),
+        dims: tuple[int, ...] = (64, 128, 256, 512),
+        dt_init: str = "random",
+        mlp_ratio: float = 4.0,
+        norm_layer: Layer = nn.LayerNorm,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        mixer = partial(SpatialSSM, dt_init=dt_init, norm_layer=norm_layer)
+        super().__init__(
+            ResidualConvStem(in_chans, dims[0], **dd),
+            partial(SpatialMambaBlock, mixer=mixer, mlp_ratio=mlp_ratio, norm_layer=norm_layer),
+            InvertedDownsample,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            patch_size=4,
+            depths=depths,
+            dims=dims,
+            norm_layer=norm_layer,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            **dd,
+        )
+        for stage in self.stages:  # not what is between them, convolutions in the official code
+            stage.get_submodule("blocks").apply(init_linear)
+        self.head.apply(init_linear)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
+
+        None: the published weights were trained with decay on ``A_logs`` and the fusion kernels.
+        """
+        return set()
+
+
+OFFICIAL_NAMES = (
+    (r"^stem\.", "patch_embed."),
+    (r"^(patch_embed\..*)\.bn\.", r"\1.norm."),
+    (r"\.blocks\.(\d+)\.norm\.", r".blocks.\1.ln_1."),
+    (r"\.norm2\.", ".ln_2."),
+    (r"\.op\.", ".self_attention."),
+    (r"\.downsample\.conv\.", ".downsample.conv.1.conv."),
+    (r"\.downsample\.expand\.", ".downsample.conv.0.conv."),
+    (r"\.downsample\.project\.", ".downsample.conv.2.conv."),
+    (r"\.downsample\.norm\.", ".downsample.conv.2.norm."),
+    (r"^head\.fc\.", "head."),
+)
+
+
+def official_layout(model: SpatialMamba) -> OfficialLayout:
+    """Names of the model's parameters in the official code."""
+    return staged_layout(model, OFFICIAL_NAMES)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: SpatialMamba) -> dict[str, Any]:
+    """Official weights, alone or in a checkpoint, or our own, to our own."""
+    return convert_official(state_dict, model, official_layout(model))
+
+
+def _cfg(file: str) -> dict[str, Any]:
+    return {
+        # what the link of the authors' page leads to; without `confirm` it is a question
+        "url": f"https://drive.usercontent.google.com/download?id={file}&export=download&confirm=t",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2410.15091",
+        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware "
+        "State Fusion",
+        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "spatial_mamba_tiny.in1k": _cfg("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW"),
+        "spatial_mamba_small.in1k": _cfg("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O"),
+        "spatial_mamba_base.in1k": _cfg("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
+    }
+)
+
+
+def _create_spatial_mamba(
+    variant: str, pretrained: bool, kwargs: dict[str, Any], **args
+) -> SpatialMamba:
+    # A cached file is called after its URL's path, which is the same for every file there.
+    kwargs.setdefault("cache_dir", str(Path(get_cache_dir()) / variant))
+    with stored_configs_readable():
+        return build_model_with_cfg(
+            SpatialMamba,
+            variant,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={
+                "out_indices": (0, 1, 2, 3),
+                "feature_cls": "getter",
+                "flatten_sequential": True,
+            },
+            **{**args, **kwargs},
+        )
+
+
+@register_model
+def spatial_mamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-T: 26.7 M parameters, 83.5 % ImageNet top-1 at 224."""
+    return _create_spatial_mamba(
+        "spatial_mamba_tiny", pretrained, kwargs, depths=(2, 4, 8, 4), dims=(64, 128, 256, 512)
+    )
+
+
+@register_model
+def spatial_mamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-S: 43.1 M parameters, 84.6 % ImageNet top-1 at 224."""
+    return _create_spatial_mamba(
+        "spatial_mamba_small", pretrained, kwargs, depths=(2, 4, 21, 5), dims=(64, 128, 256, 512)
+    )
+
+
+@register_model
+def spatial_mamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-B: 95.7 M parameters, 85.3 % ImageNet top-1 at 224."""
+    return _create_spatial_mamba(
+        "spatial_mamba_base", pretrained, kwargs, depths=(2, 4, 21, 5), dims=(96, 192, 384, 768)
+    )
