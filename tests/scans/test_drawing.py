@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visionssm.scans import cross_scan, draw, raster
+from visionssm.scans import cross_scan, draw, gallery, list_scans, raster
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -15,6 +15,37 @@ def test_draws_a_png_and_leaves_nothing_else(tmp_path, routes):
     path = draw(routes, (3, 5), tmp_path / "routes.png")
     assert path.read_bytes().startswith(PNG)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """Titles of the panels of the figure that is saved, row by row; None for a panel left out."""
+    from matplotlib.figure import Figure
+
+    found: list[str | None] = []
+
+    def record(self, *args, **kwargs):
+        found.extend(axis.get_title() if axis.axison else None for axis in self.axes)
+        return save(self, *args, **kwargs)
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", record)
+    return found
+
+
+def test_four_routes_stand_in_a_row(tmp_path, titles):
+    draw(cross_scan((2, 2)).repeat(2, 1)[:6], (2, 2), tmp_path / "routes.png")
+    assert titles == [f"route {k}" for k in range(6)] + [None] * 2
+
+
+def test_the_gallery_holds_every_scan(tmp_path, titles):
+    path = gallery(tmp_path / "all.png", (2, 3))
+    assert path.read_bytes().startswith(PNG)
+    assert set(list_scans()) <= set(titles)
+    at = titles.index("bidirectional")
+    assert titles[at : at + 4] == ["bidirectional", "2 of 2", None, None]
+    at = titles.index("multi_head")
+    assert titles[at : at + 4] == ["multi_head", "2 of 16", "3 of 16", "4 of 16"]
 
 
 def test_routes_outside_of_the_grid_are_refused(tmp_path):

@@ -84,6 +84,7 @@ def test_a_name_is_registered_once():
     ("atrous(step=n)", "expected 'name' or"),
     ("atrous(**{'step': 2})", "expected 'name' or"),
     ("atrous step", "expected 'name' or"),
+    ("atrous(step={[]: 2})", "expected 'name' or"),
     ("", "expected 'name' or"),
     (None, "expected a name or a Scan, got None"),
 ])  # fmt: skip

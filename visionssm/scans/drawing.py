@@ -11,15 +11,15 @@ from torch import Tensor
 from .orders import check_grid
 from .registry import Grid, get_scan, list_scans
 
-GALLERY_ROUTES = 4  # shown of each scan
-GALLERY_SCANS = 2  # in a row
+ROUTES_IN_A_ROW = 4
+GALLERY_SCANS_IN_A_ROW = 2
 
 
 def draw(routes: Tensor, grid: Grid, path: str | os.PathLike[str]) -> Path:
     """Write a PNG of the path that each route takes over the grid, dark at its start.
 
     Args:
-        routes: one route (s,) or several (k, s), drawn side by side; padding steps are left out.
+        routes: one route (s,) or several (k, s), four in a row; padding steps are left out.
         grid: (height, width).
         path: the file to write; it appears whole or not at all.
 
@@ -42,10 +42,17 @@ def draw(routes: Tensor, grid: Grid, path: str | os.PathLike[str]) -> Path:
             f"routes: expected indices in [-1, {height * width}) for a {height} x {width} grid, "
             f"got [{int(table.min())}, {int(table.max())}]"
         )
-    figure = Figure(figsize=(3.2 * len(table), 3.4 * height / width + 0.4), layout="constrained")
-    axes = figure.subplots(1, len(table), squeeze=False)[0]
-    for k, (axis, route) in enumerate(zip(axes, table, strict=True)):
-        _draw_route(axis, route, (height, width), f"route {k}", dot=16)
+    columns = min(len(table), ROUTES_IN_A_ROW)
+    rows = -(-len(table) // columns)
+    figure = Figure(
+        figsize=(3.2 * columns, (3.4 * height / width + 0.4) * rows), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for k, axis in enumerate(axes):
+        if k < len(table):
+            _draw_route(axis, table[k], (height, width), f"route {k}", dot=16)
+        else:
+            axis.set_axis_off()
     return _save(figure, path)
 
 
@@ -55,24 +62,19 @@ def gallery(path: str | os.PathLike[str], grid: Grid = (14, 14)) -> Path:
 
     height, width = check_grid(grid)
     names = list_scans()
-    rows = -(-len(names) // GALLERY_SCANS)
-    columns = GALLERY_SCANS * GALLERY_ROUTES
+    rows = -(-len(names) // GALLERY_SCANS_IN_A_ROW)
+    columns = GALLERY_SCANS_IN_A_ROW * ROUTES_IN_A_ROW
     figure = Figure(
         figsize=(1.7 * columns, (1.7 * height / width + 0.3) * rows), layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False)
-    panels = iter(axes.reshape(-1, GALLERY_ROUTES))
-    for name, panel in zip(names, panels, strict=False):
+    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, ROUTES_IN_A_ROW)
+    for axis in axes.flatten():
+        axis.set_axis_off()
+    for name, panel in zip(names, axes, strict=False):
         routes = get_scan(name).function((height, width))
-        for k, axis in enumerate(panel):
-            if k < len(routes):
-                title = name if k == 0 else f"{k + 1} of {len(routes)}"
-                _draw_route(axis, routes[k], (height, width), title, dot=3)
-            else:
-                axis.set_axis_off()
-    for panel in panels:
-        for axis in panel:
-            axis.set_axis_off()
+        for k, (axis, route) in enumerate(zip(panel, routes, strict=False)):
+            title = name if k == 0 else f"{k + 1} of {len(routes)}"
+            _draw_route(axis, route, (height, width), title, dot=3)
     return _save(figure, path)
 
 
@@ -80,6 +82,7 @@ def _draw_route(axis: Any, route: Tensor, grid: tuple[int, int], title: str, dot
     height, width = grid
     tokens = route[route >= 0].numpy()
     y, x = tokens // width, tokens % width
+    axis.set_axis_on()
     axis.plot(x, y, color="0.75", linewidth=1, zorder=1)
     axis.scatter(x, y, c=range(len(tokens)), cmap="viridis", s=dot, zorder=2)
     axis.set(title=title, xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

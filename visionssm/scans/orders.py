@@ -182,8 +182,8 @@ def bitemporal(grid: Grid, layout: str, device: Device = None) -> Tensor:
     """Two images side by side in one map (height, 2 width), as a route over both: int32 (1, 2 l).
 
     Token t l + p is pixel p of image t. The layout "interleave" alternates columns of the first
-    and the second image, "split" puts the first to the left of the second. Routes over the wide map
-    become routes over both images by ``bitemporal(grid, layout)[0][routes]``.
+    and the second image, "split" puts the first to the left of the second. Permutations of the wide
+    map become routes over both images by ``bitemporal(grid, layout)[0][routes]``.
 
     Source: ChangeMamba, arXiv 2404.03425, spatio-temporal relationships.
     """

@@ -153,14 +153,14 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(text, str):
         raise ValueError(f"scan: expected a name or a Scan, got {text!r}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text, mode="eval").body
         if isinstance(tree, ast.Name):
             return tree.id, {}
         if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
             options = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
             if len(options) == len(tree.keywords):
                 return tree.func.id, options
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         pass
     raise ValueError(f"scan: expected 'name' or 'name(option=value, ...)', got {text!r}")
 
