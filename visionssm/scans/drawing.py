@@ -47,12 +47,9 @@ def draw(routes: Tensor, grid: Grid, path: str | os.PathLike[str]) -> Path:
     figure = Figure(
         figsize=(3.2 * columns, (3.4 * height / width + 0.4) * rows), layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for k, axis in enumerate(axes):
-        if k < len(table):
-            _draw_route(axis, table[k], (height, width), f"route {k}", dot=16)
-        else:
-            axis.set_axis_off()
+    axes = _panels(figure, rows, columns).flatten()
+    for k, (axis, route) in enumerate(zip(axes, table, strict=False)):
+        _draw_route(axis, route, (height, width), f"route {k}", dot=16)
     return _save(figure, path)
 
 
@@ -67,15 +64,21 @@ def gallery(path: str | os.PathLike[str], grid: Grid = (14, 14)) -> Path:
     figure = Figure(
         figsize=(1.7 * columns, (1.7 * height / width + 0.3) * rows), layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, ROUTES_IN_A_ROW)
-    for axis in axes.flatten():
-        axis.set_axis_off()
+    axes = _panels(figure, rows, columns).reshape(-1, ROUTES_IN_A_ROW)
     for name, panel in zip(names, axes, strict=False):
         routes = get_scan(name).function((height, width))
         for k, (axis, route) in enumerate(zip(panel, routes, strict=False)):
             title = name if k == 0 else f"{k + 1} of {len(routes)}"
             _draw_route(axis, route, (height, width), title, dot=3)
     return _save(figure, path)
+
+
+def _panels(figure: Any, rows: int, columns: int) -> Any:
+    """Axes (rows, columns), invisible until a route is drawn in them."""
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flatten():
+        axis.set_axis_off()
+    return axes
 
 
 def _draw_route(axis: Any, route: Tensor, grid: tuple[int, int], title: str, dot: float) -> None:
