@@ -10,9 +10,14 @@ from torch.export import Dim
 import visionssm  # noqa: F401  registers the models
 
 SMALL = {
+    "ssm_efficientvim_m1": {
+        "embed_dim": (16, 24, 32), "depths": (1, 1, 1), "state_dim": (5, 4, 3),
+    },
     "vmamba_pico": {"depths": (1, 1, 1), "dims": (8, 16, 24)},
+    "spatial_mamba_tiny": {"depths": (1, 1), "dims": (8, 16)},
     "vim_tiny": {"depth": 2, "embed_dim": 16, "img_size": (40, 56), "dynamic_img_size": True},
-}
+}  # fmt: skip
+OPERATORS = {"ssm_efficientvim_m1": "visionssm.hsm_ssd.default"}  # else the selective scan
 
 
 @pytest.fixture(params=SMALL)
@@ -21,6 +26,12 @@ def model(request):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     return timm.create_model(request.param, num_classes=10, **SMALL[request.param]).eval()
+
+
+def sizes(model, *base: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes at which no map has a side of 1, which a graph would be specialised to."""
+    scale = 4 if model.feature_info[-1]["reduction"] == 64 else 1
+    return [(scale * height, scale * width) for height, width in base]
 
 
 def test_compiles_as_one_graph_with_gradients(model):
@@ -38,7 +49,7 @@ def test_compiles_as_one_graph_with_gradients(model):
 def test_one_compiled_graph_serves_many_sizes(model):
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
     with torch.no_grad():
-        for size in [(32, 48), (40, 72), (35, 67)]:
+        for size in sizes(model, (32, 48), (40, 72), (35, 67)):
             x = torch.randn(2, 3, *size)
             torch.testing.assert_close(compiled(x), model(x))
     counters = torch._dynamo.utils.counters
@@ -53,14 +64,16 @@ def test_exports(model, strict):
         program = torch.export.export(model, (x,), strict=strict)
         torch.testing.assert_close(program.module()(x), model(x))
     operators = {str(node.target) for node in program.graph.nodes}
-    assert "visionssm.selective_scan.default" in operators
+    name = model.default_cfg["architecture"]
+    assert OPERATORS.get(name, "visionssm.selective_scan.default") in operators
 
 
 def test_exports_with_dynamic_sizes(model):
-    sizes = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
+    dynamic = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
+    first, second = sizes(model, (64, 48), (40, 71))
     with torch.no_grad():
-        program = torch.export.export(model, (torch.randn(2, 3, 64, 48),), dynamic_shapes=sizes)
-        x = torch.randn(3, 3, 40, 71)
+        program = torch.export.export(model, (torch.randn(2, 3, *first),), dynamic_shapes=dynamic)
+        x = torch.randn(3, 3, *second)
         torch.testing.assert_close(program.module()(x), model(x))
 
 
