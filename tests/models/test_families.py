@@ -6,6 +6,7 @@ A family is an entry of FAMILIES; what it alone has is tested in its own file.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from tests.models.golden import (
     official_weights,
     record_outputs,
 )
-from visionssm.models import efficientvim, vim, vmamba
+from visionssm.models import efficientvim, spatial_mamba, vim, vmamba
 
 
 class Family(NamedTuple):
@@ -110,6 +111,12 @@ def variants(family: str, **names: str) -> dict[str, dict[str, Any]]:
     return {own: by_name[name] for own, name in names.items()}
 
 
+def direct_download(variant: dict[str, Any]) -> str:
+    """The file that a Google Drive page of the manifest is about."""
+    file = re.fullmatch(r"https://drive\.google\.com/file/d/(\w+)/.*", variant["checkpoint_url"])
+    return f"https://drive.usercontent.google.com/download?id={file[1]}&export=download&confirm=t"
+
+
 def efficientvim_variants() -> dict[str, dict[str, Any]]:
     """EfficientViM_M1_e300 is our ssm_efficientvim_m1.e300_in1k; keys are listed once a model."""
     found: dict[str, dict[str, Any]] = {}
@@ -133,6 +140,19 @@ FAMILIES = {
             "ssm_efficientvim_m1",
             {"embed_dim": (16, 24, 32), "depths": (1, 1, 1), "state_dim": (5, 4, 3)},
         ),
+    ),
+    "spatialmamba": Family(
+        spatial_mamba,
+        variants(
+            "spatialmamba",
+            spatial_mamba_tiny="Spatial-Mamba-T",
+            spatial_mamba_small="Spatial-Mamba-S",
+            spatial_mamba_base="Spatial-Mamba-B",
+        ),
+        direct_download,
+        "apache-2.0",
+        observe_stages,
+        ("spatial_mamba_tiny", {"depths": (1, 1), "dims": (8, 16)}),
     ),
     "vmamba": Family(
         vmamba,

@@ -24,6 +24,7 @@ DROP_PATH = {
 }
 
 
+SPATIAL_MAMBA = {"spatial_mamba_tiny": 0.2, "spatial_mamba_small": 0.3, "spatial_mamba_base": 0.5}
 VIM = {  # config -> model, of which the plus forms start from the weights; drop path rate
     "vim_tiny": ("vim_tiny", 0.0),
     "vim_small": ("vim_small", 0.05),
@@ -36,25 +37,33 @@ def imagenet_config(name: str):
     return load_config(f"configs/classification/{name}_imagenet.py")
 
 
-@pytest.mark.parametrize(("family", "recipes"), [("*vmamba_*", DROP_PATH), ("vim_*", VIM)])
+@pytest.mark.parametrize(
+    ("family", "recipes"),
+    [
+        ("*vmamba_*", DROP_PATH),
+        ("spatial_mamba_*", SPATIAL_MAMBA),
+        ("vim_*", VIM),
+    ],
+)
 def test_every_published_recipe_has_a_config(family, recipes):
     found = {path.name for path in Path("configs/classification").glob(f"{family}_imagenet.py")}
     assert found == {f"{name}_imagenet.py" for name in recipes}
 
 
-@pytest.mark.parametrize("name", DROP_PATH)
-def test_config_names_a_registered_model_with_its_published_drop_path(name):
+@pytest.mark.parametrize(("name", "drop_path"), [*DROP_PATH.items(), *SPATIAL_MAMBA.items()])
+def test_config_names_a_registered_model_with_its_published_drop_path(name, drop_path):
     network = imagenet_config(name).model.network
     assert network.to_dict() == {
         "model_name": name,
         "num_classes": 1000,
-        "drop_path_rate": DROP_PATH[name],
+        "drop_path_rate": drop_path,
     }
     assert timm.is_model(name)
 
 
-def test_recipe_is_the_published_one():
-    cfg = imagenet_config("vmamba_tiny_s1l8")
+@pytest.mark.parametrize("name", ["vmamba_tiny_s1l8", "spatial_mamba_tiny"])
+def test_recipe_is_the_published_one(name):
+    cfg = imagenet_config(name)
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.weight_decay) == ("AdamW", 0.05)
     assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)

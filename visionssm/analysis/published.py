@@ -104,6 +104,26 @@ VIM = Published(
     detection=(),
     segmentation=(),
 )
+SPATIAL_MAMBA = Published(
+    source="https://github.com/EdwardChasel/Spatial-Mamba/blob/71221eb/README.md",
+    classification=(
+        Classification("spatial_mamba_tiny", "Spatial-Mamba-T", 83.5, "27M", "4.5G"),
+        Classification("spatial_mamba_small", "Spatial-Mamba-S", 84.6, "43M", "7.1G"),
+        Classification("spatial_mamba_base", "Spatial-Mamba-B", 85.3, "96M", "15.8G"),
+    ),
+    detection=(
+        Detection("spatial_mamba_tiny", "Mask R-CNN 1x", "46M", "261G", 47.6, 42.9),
+        Detection("spatial_mamba_small", "Mask R-CNN 1x", "63M", "315G", 49.2, 44.0),
+        Detection("spatial_mamba_base", "Mask R-CNN 1x", "115M", "494G", 50.4, 45.1),
+        Detection("spatial_mamba_tiny", "Mask R-CNN 3x", "46M", "261G", 49.3, 43.6),
+        Detection("spatial_mamba_small", "Mask R-CNN 3x", "63M", "315G", 50.5, 44.6),
+    ),
+    segmentation=(
+        Segmentation("spatial_mamba_tiny", "UPerNet 160k", "57M", "936G", 48.6, 49.4),
+        Segmentation("spatial_mamba_small", "UPerNet 160k", "73M", "992G", 50.6, 51.4),
+        Segmentation("spatial_mamba_base", "UPerNet 160k", "127M", "1176G", 51.8, 52.6),
+    ),
+)
 EFFICIENTVIM = Published(
     source="https://github.com/mlvlab/EfficientViM/blob/304340c/README.md",
     classification=(
@@ -133,7 +153,12 @@ EFFICIENTVIM = Published(
     detection=(Detection("ssm_efficientvim_m4", "Mask R-CNN 1x", "-", "-", 39.7, 36.4),),
     segmentation=(),
 )
-FAMILIES = {"vmamba": VMAMBA, "vim": VIM, "efficientvim": EFFICIENTVIM}
+FAMILIES = {
+    "vmamba": VMAMBA,
+    "vim": VIM,
+    "spatial_mamba": SPATIAL_MAMBA,
+    "efficientvim": EFFICIENTVIM,
+}
 
 
 def pretrained_cfg(model: str) -> PretrainedCfg:
