@@ -4,22 +4,33 @@ import pytest
 import torch
 
 from visionssm.analysis import self_check
-from visionssm.ops import selective_scan
+
+VALUES = {
+    "selective_scan": {"y", "last_state", "grad_u", "grad_delta", "grad_D"},
+    "hsm_ssd": {"state", "grad_x", "grad_dt", "grad_B"},
+}
 
 
 @pytest.mark.parametrize("implementation", ["reference", "torch"])
-def test_implementations_agree_with_the_reference(implementation):
-    errors = self_check.selective_scan_errors(torch.device("cpu"), implementation)
-    assert errors.keys() >= {"y", "last_state", "grad_u", "grad_delta", "grad_D"}
+@pytest.mark.parametrize("op", self_check.SELF_CHECKS)
+def test_implementations_agree_with_the_reference(op, implementation):
+    errors = self_check.SELF_CHECKS[op](torch.device("cpu"), implementation)
+    assert errors.keys() >= VALUES[op]
     assert max(errors.values()) <= self_check.TOLERANCE
 
 
-def test_a_one_percent_error_is_seen(monkeypatch):
-    def slightly_wrong(u, *args, implementation, **kwargs):
-        wrong = 1.0 if implementation == "reference" else 1.01
-        return selective_scan(u * wrong, *args, implementation=implementation, **kwargs)
+@pytest.mark.parametrize(("op", "tokens", "value"), [
+    ("selective_scan", "u", "y"), ("hsm_ssd", "x", "state"),
+])  # fmt: skip
+def test_a_one_percent_error_is_seen(monkeypatch, op, tokens, value):
+    right = getattr(self_check, op)
 
-    monkeypatch.setattr(self_check, "selective_scan", slightly_wrong)
-    errors = self_check.selective_scan_errors(torch.device("cpu"), "torch")
-    assert errors["y"] > self_check.TOLERANCE
-    assert errors["grad_u"] > self_check.TOLERANCE
+    def slightly_wrong(*, implementation, **inputs):
+        factor = 1.0 if implementation == "reference" else 1.01
+        inputs[tokens] = inputs[tokens] * factor
+        return right(**inputs, implementation=implementation)
+
+    monkeypatch.setattr(self_check, op, slightly_wrong)
+    errors = self_check.SELF_CHECKS[op](torch.device("cpu"), "torch")
+    assert errors[value] > self_check.TOLERANCE
+    assert errors[f"grad_{tokens}"] > self_check.TOLERANCE

@@ -25,14 +25,18 @@ def test_json_report_holds_every_error_below_its_tolerance(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["passed"]
     for check in report["self_check"]:
-        assert {"y", "last_state", "grad_u", "grad_A"} <= check["errors"].keys()
+        expected = {
+            "selective_scan": {"y", "last_state", "grad_u", "grad_A"},
+            "hsm_ssd": {"state", "grad_x", "grad_dt", "grad_B"},
+        }
+        assert expected[check["op"]] <= check["errors"].keys()
         assert max(check["errors"].values()) <= check["tolerance"]
 
 
 @pytest.mark.parametrize("error", [1.0, float("nan")])
 def test_a_wrong_result_fails_and_sets_the_exit_status(monkeypatch, capsys, error):
     wrong = {"y": error, "last_state": 0.0, "grad_u": 0.0}
-    monkeypatch.setattr(doctor, "selective_scan_errors", lambda *_: wrong)
+    monkeypatch.setitem(doctor.SELF_CHECKS, "selective_scan", lambda *_: wrong)
     assert main(["doctor"]) == 1
     assert "FAIL" in capsys.readouterr().out
 
@@ -41,7 +45,7 @@ def test_a_crash_is_reported_not_raised(monkeypatch, capsys):
     def crash(*_):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(doctor, "selective_scan_errors", crash)
+    monkeypatch.setitem(doctor.SELF_CHECKS, "selective_scan", crash)
     assert main(["doctor"]) == 1
     assert "RuntimeError: no kernel image" in capsys.readouterr().out
 

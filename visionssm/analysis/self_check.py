@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ..ops import selective_scan
+from ..ops import hsm_ssd, selective_scan
 
+Outputs = Tensor | tuple[Tensor, Tensor]
 STEPS = 37
 # Every value is a sum over at most two batches of steps, each term rounded a few times.
 TOLERANCE = 8 * STEPS * torch.finfo(torch.float32).eps
@@ -26,10 +30,61 @@ def selective_scan_errors(device: torch.device, implementation: str) -> dict[str
         Name -> max |got - expected| / max |expected|, for y, last_state and grad_* of every input.
     """
     inputs, routes, weights = _selective_scan_problem()
-    expected = _values_and_gradients(inputs, routes, weights, "reference")
-    inputs = {name: x.to(device, torch.float32) for name, x in inputs.items()}
-    weights = [w.to(device, torch.float32) for w in weights]
-    got = _values_and_gradients(inputs, routes.to(device), weights, implementation)
+
+    def run(implementation: str, **inputs: Tensor) -> Outputs:
+        return selective_scan(
+            **inputs,
+            routes=routes.to(inputs["u"].device),
+            reduce="sum",
+            return_last_state=True,
+            implementation=implementation,
+        )
+
+    outputs = dict(zip(("y", "last_state"), weights, strict=True))
+    return _errors(run, inputs, outputs, device, implementation)
+
+
+def hsm_ssd_errors(device: torch.device, implementation: str) -> dict[str, float]:
+    """Largest error of the state and of each gradient of `hsm_ssd` in float32.
+
+    The problem is fixed: 2 images of 37 tokens, 20 channels, 5 states. Truth is the float64
+    reference on the CPU. A is left out: its gradient is zero.
+
+    Args:
+        device: where the implementation runs.
+        implementation: "triton", "torch" or "reference".
+
+    Returns:
+        Name -> max |got - expected| / max |expected|, for the state and grad_* of x, dt and B.
+    """
+    b, l, d, n = 2, STEPS, 20, 5
+    generator = torch.Generator().manual_seed(0)
+    x, dt, B, weight = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator)
+        for shape in ((b, l, d), (b, l, n), (b, l, n), (b, n, d))
+    )
+
+    def run(implementation: str, **inputs: Tensor) -> Outputs:
+        A = inputs["x"].new_ones(n)
+        return hsm_ssd(**inputs, A=A, implementation=implementation)
+
+    return _errors(run, {"x": x, "dt": dt, "B": B}, {"state": weight}, device, implementation)
+
+
+def _errors(
+    run: Callable[..., Outputs],
+    inputs: dict[str, Tensor],
+    outputs: dict[str, Tensor],
+    device: torch.device,
+    implementation: str,
+) -> dict[str, float]:
+    """Errors of what `run` gives; `outputs` holds the weight of each of its outputs in the loss."""
+    expected = _values_and_gradients(partial(run, "reference"), inputs, outputs)
+    inputs, outputs = (
+        {name: x.to(device, torch.float32) for name, x in tensors.items()}
+        for tensors in (inputs, outputs)
+    )
+    got = _values_and_gradients(partial(run, implementation), inputs, outputs)
     return {
         name: float((got[name].cpu() - truth).abs().max() / truth.abs().max())
         for name, truth in expected.items()
@@ -59,16 +114,17 @@ def _selective_scan_problem() -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
 
 
 def _values_and_gradients(
-    inputs: dict[str, Tensor], routes: Tensor, weights: list[Tensor], implementation: str
+    run: Callable[..., Outputs], inputs: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    outputs = selective_scan(
-        *inputs.values(),
-        routes=routes,
-        reduce="sum",
-        return_last_state=True,
-        implementation=implementation,
-    )
-    gradients = torch.autograd.grad(outputs, list(inputs.values()), weights)
-    values = {"y": outputs[0].detach(), "last_state": outputs[1].detach()}
+    found = run(**inputs)
+    found = found if isinstance(found, tuple) else (found,)
+    gradients = torch.autograd.grad(found, list(inputs.values()), list(outputs.values()))
+    values = {name: x.detach() for name, x in zip(outputs, found, strict=True)}
     return values | {f"grad_{name}": g for name, g in zip(inputs, gradients, strict=True)}
+
+
+SELF_CHECKS: dict[str, Callable[[torch.device, str], dict[str, float]]] = {
+    "selective_scan": selective_scan_errors,
+    "hsm_ssd": hsm_ssd_errors,
+}

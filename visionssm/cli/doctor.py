@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..analysis.self_check import TOLERANCE, selective_scan_errors
+from ..analysis.self_check import SELF_CHECKS, TOLERANCE
 from ..ops.selective_scan.op import resolve_implementation, triton_available
 from ..version import __version__
 
@@ -44,7 +44,8 @@ def diagnose() -> dict[str, Any]:
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
     self_checks = [
-        self_check(device, implementation)
+        self_check(op, device, implementation)
+        for op in SELF_CHECKS
         for device in devices
         for implementation in available_implementations(device)
     ]
@@ -93,16 +94,15 @@ def describe_devices() -> dict[str, str]:
 
 
 def describe_implementation(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """What "auto" runs for selective_scan on this device and dtype, and why."""
+    """What "auto" runs on this device and dtype, whichever op it is, and why."""
     implementation = resolve_implementation("auto", device, dtype)
     if implementation == "triton":
         why = "CUDA tensors, and Triton imports"
     elif device.type == "cuda":
         why = "Triton does not import: install it to run the fast kernels"
     else:
-        why = "tensors off CUDA take the chunked PyTorch scan"
+        why = "tensors off CUDA take the PyTorch implementation"
     return {
-        "op": "selective_scan",
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "implementation": implementation,
@@ -118,11 +118,11 @@ def available_implementations(device: torch.device) -> list[str]:
     return names
 
 
-def self_check(device: torch.device, implementation: str) -> dict[str, Any]:
+def self_check(op: str, device: torch.device, implementation: str) -> dict[str, Any]:
     """Errors of one implementation against the float64 reference; a crash is a failed check."""
-    check = {"op": "selective_scan", "device": device.type, "implementation": implementation}
+    check = {"op": op, "device": device.type, "implementation": implementation}
     try:
-        errors = selective_scan_errors(device, implementation)
+        errors = SELF_CHECKS[op](device, implementation)
     except Exception as error:  # a compiler or driver fault is what doctor is there to report
         return check | {"passed": False, "crash": f"{type(error).__name__}: {error}"}
     passed = all(error <= TOLERANCE for error in errors.values())  # False for NaN
@@ -153,8 +153,7 @@ def format_report(report: dict[str, Any]) -> str:
         "Versions": [f"{name:<16}{version}" for name, version in report["versions"].items()],
         "Devices": [f"{name:<16}{text}" for name, text in report["devices"].items()],
         "Implementations chosen by 'auto'": [
-            f"{row['op']:<16}{row['device']:<6}{row['dtype']:<10}{row['implementation']:<10}"
-            f"({row['why']})"
+            f"{row['device']:<6}{row['dtype']:<10}{row['implementation']:<10}({row['why']})"
             for row in report["implementations"]
         ],
         "Triton cache": [
@@ -178,9 +177,9 @@ def _format_check(check: dict[str, Any]) -> str:
     if "crash" in check:
         return f"{head}FAIL  {check['crash']}"
     errors = check["errors"]
+    values = max(error for name, error in errors.items() if not name.startswith("grad_"))
     gradients = max(error for name, error in errors.items() if name.startswith("grad_"))
     return (
-        f"{head}{'PASS' if check['passed'] else 'FAIL'}  y {errors['y']:.1e}  "
-        f"last state {errors['last_state']:.1e}  gradients {gradients:.1e}  "
-        f"(limit {check['tolerance']:.1e})"
+        f"{head}{'PASS' if check['passed'] else 'FAIL'}  values {values:.1e}  "
+        f"gradients {gradients:.1e}  (limit {check['tolerance']:.1e})"
     )
