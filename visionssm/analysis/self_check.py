@@ -31,10 +31,10 @@ def selective_scan_errors(device: torch.device, implementation: str) -> dict[str
     """
     inputs, routes, weights = _selective_scan_problem()
 
-    def run(implementation: str, **inputs: Tensor) -> Outputs:
+    def run(implementation: str, *inputs: Tensor) -> Outputs:
         return selective_scan(
-            **inputs,
-            routes=routes.to(inputs["u"].device),
+            *inputs,
+            routes=routes.to(inputs[0].device),
             reduce="sum",
             return_last_state=True,
             implementation=implementation,
@@ -64,9 +64,9 @@ def hsm_ssd_errors(device: torch.device, implementation: str) -> dict[str, float
         for shape in ((b, l, d), (b, l, n), (b, l, n), (b, n, d))
     )
 
-    def run(implementation: str, **inputs: Tensor) -> Outputs:
-        A = inputs["x"].new_ones(n)
-        return hsm_ssd(**inputs, A=A, implementation=implementation)
+    def run(implementation: str, *inputs: Tensor) -> Outputs:
+        x, dt, B = inputs
+        return hsm_ssd(x, dt, x.new_ones(n), B, implementation=implementation)
 
     return _errors(run, {"x": x, "dt": dt, "B": B}, {"state": weight}, device, implementation)
 
@@ -117,8 +117,8 @@ def _values_and_gradients(
     run: Callable[..., Outputs], inputs: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    found = run(**inputs)
-    found = found if isinstance(found, tuple) else (found,)
+    result = run(*inputs.values())
+    found = result if isinstance(result, tuple) else (result,)
     gradients = torch.autograd.grad(found, list(inputs.values()), list(outputs.values()))
     values = {name: x.detach() for name, x in zip(outputs, found, strict=True)}
     return values | {f"grad_{name}": g for name, g in zip(inputs, gradients, strict=True)}
