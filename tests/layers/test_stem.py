@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from visionssm.layers import ConvDownsample, ConvStem, PatchStem
+from visionssm.layers import (
+    ConvDownsample,
+    ConvStem,
+    InvertedDownsample,
+    PatchStem,
+    ResidualConvStem,
+)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35), (34, 31)])
@@ -16,7 +22,13 @@ def test_stems_turn_images_into_channels_last_maps(size):
     h, w = size
     assert PatchStem(3, 8)(image).shape == (2, h // 4, w // 4, 8)
     halves = [math.ceil(math.ceil(s / 2) / 2) for s in size]
-    assert ConvStem(3, 8)(image).shape == (2, *halves, 8)
+    for stem in (ConvStem(3, 8), ResidualConvStem(3, 8)):
+        assert stem(image).shape == (2, *halves, 8)
+
+
+def test_the_residual_stem_gives_channels_last_memory_whatever_it_gets():
+    for image in (torch.randn(2, 3, 32, 20), torch.randn(2, 32, 20, 3).permute(0, 3, 1, 2)):
+        assert ResidualConvStem(3, 8)(image).is_contiguous()
 
 
 def test_stems_without_normalisation_have_convolutions_alone():
@@ -32,3 +44,11 @@ def test_a_convolutional_stem_needs_an_even_patch():
 @pytest.mark.parametrize(("kernel", "size"), [(2, (3, 3)), (3, (4, 3))])
 def test_downsampling_rounds_down_without_padding_and_up_with_it(kernel, size):
     assert ConvDownsample(4, 6, kernel_size=kernel)(torch.randn(2, 7, 6, 4)).shape == (2, *size, 6)
+
+
+@pytest.mark.parametrize("size", [(7, 6), (1, 5), (2, 2)])
+def test_inverted_downsampling_rounds_up(size):
+    h, w = size
+    out = InvertedDownsample(4, 6)(torch.randn(2, h, w, 4))
+    assert out.shape == (2, math.ceil(h / 2), math.ceil(w / 2), 6)
+    assert out.is_contiguous()

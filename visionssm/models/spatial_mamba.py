@@ -189,7 +189,8 @@ def _create_spatial_mamba(
     variant: str, pretrained: bool, kwargs: dict[str, Any], **args
 ) -> SpatialMamba:
     # A cached file is called after its URL's path, which is the same for every file there.
-    kwargs.setdefault("cache_dir", str(Path(get_cache_dir()) / variant))
+    if kwargs.get("cache_dir") is None:
+        kwargs["cache_dir"] = Path(get_cache_dir()) / variant
     with stored_configs_readable():
         return build_model_with_cfg(
             SpatialMamba,
