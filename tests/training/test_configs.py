@@ -31,6 +31,11 @@ VIM = {  # config -> model, of which the plus forms start from the weights; drop
     "vim_tiny_plus": ("vim_tiny", 0.0),
     "vim_small_plus": ("vim_small", 0.0),
 }
+EFFICIENTVIM = {  # config -> epochs
+    f"efficientvim_{size}{tag}": epochs
+    for size in ("m1", "m2", "m3", "m4")
+    for tag, epochs in (("", 300), ("_e450", 450))
+}
 
 
 def imagenet_config(name: str):
@@ -43,6 +48,7 @@ def imagenet_config(name: str):
         ("*vmamba_*", DROP_PATH),
         ("spatial_mamba_*", SPATIAL_MAMBA),
         ("vim_*", VIM),
+        ("efficientvim_*", EFFICIENTVIM),
     ],
 )
 def test_every_published_recipe_has_a_config(family, recipes):
@@ -123,6 +129,38 @@ def test_vim_recipes_are_the_published_ones(name, images, epochs, weight_decay):
     assert (augmentation.color_jitter, augmentation.re_prob) == (0.3, 0.25)
 
 
+@pytest.mark.parametrize("name", EFFICIENTVIM)
+def test_efficientvim_recipes_are_the_published_ones(name):
+    cfg = imagenet_config(name)
+    size = name.split("_")[1]
+    assert cfg.model.network.to_dict() == {
+        "model_name": f"ssm_efficientvim_{size}",
+        "num_classes": 1000,
+    }
+    side = timm.get_pretrained_cfg(f"ssm_efficientvim_{size}").input_size[-1]
+    for split in ("train", "val", "test"):
+        part = cfg[f"{split}_dataloader"]
+        assert part.batch_size == 2048 / 8
+        assert part.dataset.transform.input_size == (3, side, side)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 2e-3, 0.05)
+    assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 0.02
+    assert not cfg.auto_scale_lr.enable
+    assert cfg.default_hooks.ema.momentum == pytest.approx(1 - 0.9995)
+    assert cfg.train_cfg.max_epochs == EFFICIENTVIM[name]
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, warm_up.start_factor) == (20, 2e-6 / 2e-3)
+    assert (cosine.begin, cosine.end, cosine.T_max) == (20, EFFICIENTVIM[name], cosine.end - 20)
+    assert cosine.eta_min_ratio == 2e-5 / 2e-3
+    assert cfg.model.label_smoothing == 0.1
+    mixup = cfg.model.data_preprocessor.mixup
+    assert (mixup.mixup_alpha, mixup.cutmix_alpha) == (0.8, 1.0)
+    augmentation = cfg.train_dataloader.dataset.transform
+    assert augmentation.auto_augment == "rand-m9-mstd0.5-inc1"
+    assert (augmentation.color_jitter, augmentation.re_prob) == (0.4, 0.25)
+
+
 def test_sharded_training_is_configuration():
     cfg = load_config("configs/classification/vmamba_base_s1l20_imagenet_fsdp.py")
     assert RUNNERS.get(cfg.runner_type).__name__ == "FlexibleRunner"
@@ -177,6 +215,7 @@ def test_learning_rate_follows_the_published_curve():
 
 @pytest.mark.parametrize(("recipe", "network"), [
     ("vmamba_tiny_s1l8", {"model_name": "vmamba_pico"}),
+    ("efficientvim_m4", {"embed_dim": (16, 24, 32), "depths": (1, 1, 1)}),
     ("vim_tiny_plus", {"pretrained": False, "depth": 2, "embed_dim": 16, "img_size": 32}),
 ])  # fmt: skip
 def test_imagenet_recipe_trains_on_a_tiny_imagenet(recipe, network, image_root, tmp_path):

@@ -1,0 +1,5 @@
+"""EfficientViM-M1 on ImageNet-1k, 300 epochs; published top-1 72.9 %."""
+
+_base_ = "../_base_/efficientvim_imagenet_300e.py"
+
+model = dict(network=dict(model_name="ssm_efficientvim_m1"))

@@ -1,0 +1,5 @@
+"""EfficientViM-M2 on ImageNet-1k, 450 epochs; published top-1 75.8 %."""
+
+_base_ = "../_base_/efficientvim_imagenet_450e.py"
+
+model = dict(network=dict(model_name="ssm_efficientvim_m2"))
