@@ -28,6 +28,7 @@ def test_json_report_holds_every_error_below_its_tolerance(capsys):
         expected = {
             "selective_scan": {"y", "last_state", "grad_u", "grad_A"},
             "hsm_ssd": {"state", "grad_x", "grad_dt", "grad_B"},
+            "state_fusion": {"y", "grad_x", "grad_weight"},
         }
         assert expected[check["op"]] <= check["errors"].keys()
         assert max(check["errors"].values()) <= check["tolerance"]

@@ -28,6 +28,7 @@ from tests.models.golden import (
     official_weights,
     record_outputs,
 )
+from visionssm.cli.convert import recognise
 from visionssm.models import efficientvim, spatial_mamba, vim, vmamba
 
 
@@ -281,6 +282,14 @@ def test_from_official_builds_the_published_configurations(family, name):
         model = visionssm.from_official(family, kwargs, official_state_dict(family, name))
     shapes = {k: v.shape for k, v in model.state_dict().items()}
     assert shapes == {k: v.shape for k, v in meta_model(name).state_dict().items()}
+
+
+@each_family
+def test_convert_recognises_the_published_keys(family):
+    name = next(iter(FAMILIES[family].variants))
+    found, weights = recognise({"model": official_state_dict(family, name)})
+    assert found == name.split(".")[0]
+    assert weights.keys() == meta_model(name).state_dict().keys()
 
 
 def small_model(family: str, **kwargs) -> nn.Module:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..ops import hsm_ssd, selective_scan
+from ..ops import hsm_ssd, selective_scan, state_fusion
 
 Outputs = Tensor | tuple[Tensor, Tensor]
 STEPS = 37
@@ -71,6 +71,32 @@ def hsm_ssd_errors(device: torch.device, implementation: str) -> dict[str, float
     return _errors(run, {"x": x, "dt": dt, "B": B}, {"state": weight}, device, implementation)
 
 
+def state_fusion_errors(device: torch.device, implementation: str) -> dict[str, float]:
+    """Largest error of y and of each gradient of `state_fusion` in float32.
+
+    The problem is fixed: 2 images of 4 x 9 pixels and 20 channels. Truth is the float64 reference
+    on the CPU.
+
+    Args:
+        device: where the implementation runs.
+        implementation: "triton", "torch" or "reference".
+
+    Returns:
+        Name -> max |got - expected| / max |expected|, for y and grad_* of x and weight.
+    """
+    b, h, w, d = 2, 4, 9, 20
+    generator = torch.Generator().manual_seed(0)
+    x, weight, loss_weight = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator)
+        for shape in ((b, h, w, d), (3, 3, 3, d), (b, h, w, d))
+    )
+
+    def run(implementation: str, *inputs: Tensor) -> Outputs:
+        return state_fusion(*inputs, implementation=implementation)
+
+    return _errors(run, {"x": x, "weight": weight}, {"y": loss_weight}, device, implementation)
+
+
 def _errors(
     run: Callable[..., Outputs],
     inputs: dict[str, Tensor],
@@ -127,4 +153,5 @@ def _values_and_gradients(
 SELF_CHECKS: dict[str, Callable[[torch.device, str], dict[str, float]]] = {
     "selective_scan": selective_scan_errors,
     "hsm_ssd": hsm_ssd_errors,
+    "state_fusion": state_fusion_errors,
 }

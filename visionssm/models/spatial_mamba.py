@@ -11,7 +11,6 @@ states with their neighbours before they are read out. Maps are channels-last th
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -189,8 +188,8 @@ def _create_spatial_mamba(
     variant: str, pretrained: bool, kwargs: dict[str, Any], **args
 ) -> SpatialMamba:
     # A cached file is called after its URL's path, which is the same for every file there.
-    if kwargs.get("cache_dir") is None:
-        kwargs["cache_dir"] = Path(get_cache_dir()) / variant
+    if pretrained and kwargs.get("cache_dir") is None:
+        kwargs["cache_dir"] = get_cache_dir(variant)
     with stored_configs_readable():
         return build_model_with_cfg(
             SpatialMamba,
