@@ -132,6 +132,8 @@ MODEL_PEERS = (
     ModelCase("MambaOut-T (timm)", "mambaout_tiny"),
     ModelCase("DeiT-T (timm)", DEIT),
     ModelCase("ViT-S (timm)", "vit_small_patch16_224"),
+    ModelCase("EfficientViM-M1 (timm)", "efficientvim_m1", batch=256),
+    ModelCase("EfficientViM-M4 256 (timm)", "efficientvim_m4", batch=256, size=256),
     ModelCase("DeiT-T 1248 (timm)", DEIT, batch=4, size=1248, kwargs={"img_size": 1248}),
 )
 

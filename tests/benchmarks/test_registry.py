@@ -69,7 +69,7 @@ def test_every_model_has_its_goals():
 def test_peers_are_models_of_timm():
     peers = [case for cases in registry.PEERS.values() for case in cases]
     assert all(timm.is_model(case.model) for case in peers)
-    assert len(registry.MODEL_PEERS) == 6
+    assert len(registry.MODEL_PEERS) == 8
     assert {case.as_fast_as for case in registry.CPU} <= {case.model for case in registry.CPU_PEERS}
 
 

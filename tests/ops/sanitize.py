@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tests.ops import hsm_ssd_cases
 from tests.ops.scan_cases import make_inputs, outputs_and_gradients, random_routes
 
 
@@ -12,6 +13,9 @@ def main() -> None:
         inputs = make_inputs(1, 2, 300, d, n, dtype=torch.bfloat16, device="cuda")
         for routes in (None, random_routes(2, 300).cuda(), random_routes(2, 300, steps=50).cuda()):
             outputs_and_gradients(inputs, routes=routes)
+    for shape in hsm_ssd_cases.SHAPES:
+        inputs = hsm_ssd_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
+        hsm_ssd_cases.outputs_and_gradients(inputs)
     torch.cuda.synchronize()
 
 
