@@ -39,3 +39,8 @@ def test_every_kernel_compiles(kernels):
 def test_steps_of_a_channel_stay_in_one_thread(kernels):
     """Scanning steps that are spread over a warp would take hundreds of shuffles a tile."""
     assert all(shuffles < 32 for name, _, shuffles in kernels if name == "_forward_kernel")
+
+
+def test_tokens_of_a_channel_are_summed_in_one_thread(kernels):
+    shuffles = {name: count for name, _, count in kernels}
+    assert shuffles["_state_fusion_weight_grad_kernel"] < 32

@@ -123,7 +123,7 @@ class SpatialSSM(nn.Module):
         x = self.act(self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
         states, C = self.scan_states(x)
         states = self.state_fusion(states.unflatten(1, (h, w))).flatten(1, 2)
-        y = states * C + self.Ds.to(x.dtype) * x
+        y = torch.addcmul(states * C, self.Ds.to(x.dtype), x)
         y = self.out_norm(y).unflatten(1, (h, w)) * self.act(z)
         return self.out_proj(y)
 

@@ -41,12 +41,25 @@ def _clamp(x, size):
 
 
 @triton.jit
-def _tap(p_w, i: tl.constexpr, a: tl.constexpr, c: tl.constexpr, d, o_d, m_d):
+def _channel_offsets(i_d, d, BD: tl.constexpr, EVEN: tl.constexpr, SHARE: tl.constexpr):
+    """Channels of a block; one past the last stands for the last, so that no access is masked.
+
+    Its lane computes and stores the last one's values again, as lanes of tokens past the last do.
+    A thread takes SHARE adjacent channels: the compiler is told of no more alignment than that.
+    """
+    o_d = tl.multiple_of(i_d * BD + tl.arange(0, BD), SHARE)
+    if not EVEN:
+        o_d = tl.minimum(o_d, d - 1)
+    return o_d
+
+
+@triton.jit
+def _tap(p_w, i: tl.constexpr, a: tl.constexpr, c: tl.constexpr, d, o_d):
     """Weight of a tap for the program's channels; at the centre, of all three."""
-    w = tl.load(p_w + (9 * i + 3 * a + c) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    w = tl.load(p_w + (9 * i + 3 * a + c) * d + o_d).to(tl.float32)
     if i == 0 and a == 1 and c == 1:
-        w += tl.load(p_w + 13 * d + o_d, mask=m_d, other=0.0).to(tl.float32)
-        w += tl.load(p_w + 22 * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+        w += tl.load(p_w + 13 * d + o_d).to(tl.float32)
+        w += tl.load(p_w + 22 * d + o_d).to(tl.float32)
     return w
 
 
@@ -57,15 +70,13 @@ _SIZES = ["num_tokens", "images", "run", "height", "width"]
 @triton.jit(do_not_specialize=_SIZES)
 def _state_fusion_kernel(
     p_x, p_w, p_y, num_tokens, height, width, d,
-    BT: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+    BT: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """y of a tile of tokens."""
     num_d = tl.cdiv(d, BD)
-    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, EVEN, BD)
     token = (tl.program_id(0) // num_d) * BT + tl.arange(0, BT)
-    token = token.to(tl.int64 if WIDE else tl.int32)
-    m_d = o_d < d
-    mask = (token < num_tokens)[:, None] & m_d[None, :]
+    token = tl.minimum(token, num_tokens - 1).to(tl.int64 if WIDE else tl.int32)
     cell = token % (height * width)
     row, column = cell // width, cell % width
     first = token - cell
@@ -77,9 +88,9 @@ def _state_fusion_kernel(
             for c in tl.static_range(3):
                 if i == 0 or a != 1 or c != 1:
                     source = row_start + _clamp(column + (c - 1) * (2 * i + 1), width)
-                    x = tl.load(p_x + source[:, None] * d + o_d[None, :], mask=mask, other=0.0)
-                    y += _tap(p_w, i, a, c, d, o_d, m_d)[None, :] * x.to(tl.float32)
-    tl.store(p_y + token[:, None] * d + o_d[None, :], y, mask=mask)
+                    x = tl.load(p_x + source[:, None] * d + o_d[None, :])
+                    y += _tap(p_w, i, a, c, d, o_d)[None, :] * x.to(tl.float32)
+    tl.store(p_y + token[:, None] * d + o_d[None, :], y)
 
 
 @triton.jit
@@ -102,18 +113,19 @@ def _num_readers(part, size, side: tl.constexpr, dilation: tl.constexpr):
 
 
 @triton.jit
-def _load_reader(p_gy, first, row, column, height, width, d, o_d, mask):
+def _load_reader(p_gy, first, row, column, height, width, d, o_d):
     """gy at a row and column of each token's image, 0 outside of it."""
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     reader = first + row * width + column
-    gy = tl.load(p_gy + reader[:, None] * d + o_d[None, :], mask=mask & inside[:, None], other=0.0)
+    gy = tl.load(p_gy + reader[:, None] * d + o_d[None, :], mask=inside[:, None], other=0.0)
     return gy.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _state_fusion_input_grad_kernel(
     p_gy, p_w, p_gx, images, height, width, d,
-    BORDER: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+    BORDER: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """gx of a tile of inner tokens, or with BORDER of the border's region program_id(1)."""
     num_d = tl.cdiv(d, BD)
@@ -129,11 +141,9 @@ def _state_fusion_input_grad_kernel(
     if i_tile * BT >= num_tokens:
         return
 
-    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
-    m_d = o_d < d
-    token = i_tile * BT + tl.arange(0, BT)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, EVEN, BD)
+    token = tl.minimum(i_tile * BT + tl.arange(0, BT), num_tokens - 1)
     token = token.to(tl.int64 if WIDE else tl.int32)
-    mask = (token < num_tokens)[:, None] & m_d[None, :]
     cell = token % (rows * columns)
     row, column = first_row + cell // columns, first_column + cell % columns
     first = (token // (rows * columns)) * height * width
@@ -143,36 +153,31 @@ def _state_fusion_input_grad_kernel(
         for a in tl.static_range(3):
             for c in tl.static_range(3):
                 if i == 0 or a != 1 or c != 1:
-                    w = _tap(p_w, i, a, c, d, o_d, m_d)[None, :]
+                    w = _tap(p_w, i, a, c, d, o_d)[None, :]
                     if BORDER:
                         for j in range(_num_readers(row_part, height, a - 1, 2 * i + 1)):
                             r = row - (a - 1) * (2 * i + 1 - j)
                             for k in range(_num_readers(column_part, width, c - 1, 2 * i + 1)):
                                 q = column - (c - 1) * (2 * i + 1 - k)
-                                gx += w * _load_reader(
-                                    p_gy, first, r, q, height, width, d, o_d, mask
-                                )
+                                gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d)
                     else:
                         r, q = row - (a - 1) * (2 * i + 1), column - (c - 1) * (2 * i + 1)
-                        gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d, mask)
+                        gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d)
     state = first + row * width + column
-    tl.store(p_gx + state[:, None] * d + o_d[None, :], gx, mask=mask)
+    tl.store(p_gx + state[:, None] * d + o_d[None, :], gx)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _state_fusion_weight_grad_kernel(
     p_gy, p_x, p_partial, num_tokens, run, height, width, d,
-    W: tl.constexpr, T: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
+    W: tl.constexpr, T: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a run of tokens of gy x, for the three taps of a row of one dilation.
 
-    Threads lie along the channels (the hint claims no more alignment than a thread's share), so
-    that a warp sums its T tokens without exchange between threads.
+    Threads lie along the channels, so that a warp sums its T tokens without exchange between them.
     """
     num_d = tl.cdiv(d, BD)
-    o_d = (tl.program_id(0) % num_d) * BD + tl.arange(0, BD)
-    o_d = tl.multiple_of(o_d, (BD + 31) // 32)
-    m_d = o_d < d
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, EVEN, (BD + 31) // 32)
     i_run, i_taps = tl.program_id(0) // num_d, tl.program_id(1)
     dilation = 2 * (i_taps // 3) + 1
     row_offset = (i_taps % 3 - 1) * dilation
@@ -184,27 +189,27 @@ def _state_fusion_weight_grad_kernel(
     right = tl.zeros([W, BD], tl.float32)
     for start in range(begin, end, W * T):
         token = start + tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
-        token = token.to(tl.int64 if WIDE else tl.int32)
-        mask = (token < end)[:, :, None] & m_d[None, None, :]
+        m_token = token < end
+        token = tl.minimum(token, end - 1).to(tl.int64 if WIDE else tl.int32)
         cell = token % (height * width)
         row_start = token - cell + _clamp(cell // width + row_offset, height) * width
         column = cell % width
-        gy = tl.load(p_gy + token[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
-        gy = gy.to(tl.float32)
+        o_gy = token[:, :, None] * d + o_d[None, None, :]
+        gy = tl.load(p_gy + o_gy, mask=m_token[:, :, None], other=0.0).to(tl.float32)
         source = row_start + _clamp(column - dilation, width)
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
         left += tl.sum(gy * x.to(tl.float32), 1)
         source = row_start + column
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
         centre += tl.sum(gy * x.to(tl.float32), 1)
         source = row_start + _clamp(column + dilation, width)
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :], mask=mask, other=0.0)
+        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
         right += tl.sum(gy * x.to(tl.float32), 1)
 
     p_partial += (i_run * 27 + i_taps * 3) * d + o_d
-    tl.store(p_partial, tl.sum(left, 0), mask=m_d)
-    tl.store(p_partial + d, tl.sum(centre, 0), mask=m_d)
-    tl.store(p_partial + 2 * d, tl.sum(right, 0), mask=m_d)
+    tl.store(p_partial, tl.sum(left, 0))
+    tl.store(p_partial + d, tl.sum(centre, 0))
+    tl.store(p_partial + 2 * d, tl.sum(right, 0))
 
 
 def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
@@ -213,12 +218,10 @@ def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     y = torch.empty_like(x)
     b, h, w, d = x.shape
-    block = _channels(d)
-    grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, block),)
+    flags = _flags(x)
+    grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"]),)
     with _device(x):
-        _state_fusion_kernel[grid](
-            x, weight, y, b * h * w, h, w, d, BT=TOKENS, BD=block, WIDE=_wide(x), num_warps=WARPS
-        )
+        _state_fusion_kernel[grid](x, weight, y, b * h * w, h, w, d, BT=TOKENS, **flags)
     return y
 
 
@@ -232,30 +235,27 @@ def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Te
 
 def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = grad_y.shape
-    gx = torch.empty_like(grad_y, dtype=dtype)
-    block = _channels(d)
-    blocks = triton.cdiv(d, block)
+    gx, flags = torch.empty_like(grad_y, dtype=dtype), _flags(grad_y)
+    blocks = triton.cdiv(d, flags["BD"])
     inner = triton.cdiv(b * max(h - 2, 0) * max(w - 2, 0), TOKENS)
     edge = triton.cdiv(b * max(h - 2, w - 2, 1), TOKENS)
     for border, grid in ((False, (inner * blocks,)), (True, (edge * blocks, 8))):
         if grid[0]:
             _state_fusion_input_grad_kernel[grid](
-                grad_y, weight, gx, b, h, w, d, BORDER=border, BT=TOKENS, BD=block,
-                WIDE=_wide(grad_y), num_warps=WARPS,
-            )  # fmt: skip
+                grad_y, weight, gx, b, h, w, d, BORDER=border, BT=TOKENS, **flags
+            )
     return gx
 
 
 def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = x.shape
-    num_tokens, block, step = b * h * w, _channels(d), WARPS * WARP_STEPS
+    num_tokens, step, flags = b * h * w, WARPS * WARP_STEPS, _flags(x)
     run = max(MIN_RUN, triton.cdiv(num_tokens, MAX_RUNS * step) * step)
     runs = triton.cdiv(num_tokens, run)
     partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
-    _state_fusion_weight_grad_kernel[(runs * triton.cdiv(d, block), 9)](
-        grad_y, x, partial, num_tokens, run, h, w, d,
-        W=WARPS, T=WARP_STEPS, BD=block, WIDE=_wide(x), num_warps=WARPS,
-    )  # fmt: skip
+    _state_fusion_weight_grad_kernel[(runs * triton.cdiv(d, flags["BD"]), 9)](
+        grad_y, x, partial, num_tokens, run, h, w, d, W=WARPS, T=WARP_STEPS, **flags
+    )
     return partial.sum(0).to(dtype)
 
 
@@ -270,13 +270,12 @@ def check_device(x: Tensor) -> None:
         )
 
 
-def _channels(d: int) -> int:
-    """Channels of a block: two a thread of a warp, or what there is of fewer."""
-    return min(64, triton.next_power_of_2(d))
-
-
-def _wide(x: Tensor) -> bool:
-    return x.numel() > MAX_INT32_OFFSET
+def _flags(x: Tensor) -> dict[str, int]:
+    """What all kernels take: blocks of two channels a thread of a warp, or of what there is."""
+    d = x.shape[3]
+    block = min(64, triton.next_power_of_2(d))
+    wide = x.numel() > MAX_INT32_OFFSET
+    return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=WARPS)
 
 
 def _device(x: Tensor):
