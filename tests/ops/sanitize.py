@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.ops import hsm_ssd_cases
+from tests.ops import hsm_ssd_cases, state_fusion_cases
 from tests.ops.scan_cases import make_inputs, outputs_and_gradients, random_routes
 
 
@@ -16,6 +16,9 @@ def main() -> None:
     for shape in hsm_ssd_cases.SHAPES:
         inputs = hsm_ssd_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
         hsm_ssd_cases.outputs_and_gradients(inputs)
+    for shape in state_fusion_cases.SHAPES:
+        inputs = state_fusion_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
+        state_fusion_cases.outputs_and_gradients(inputs)
     torch.cuda.synchronize()
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.ops.state_fusion_cases import (
+    SHAPES,
     assert_results_close,
     make_inputs,
     outputs_and_gradients,
@@ -15,9 +16,6 @@ from tests.ops.state_fusion_cases import (
 )
 from visionssm.ops import state_fusion
 
-# Maps smaller than the reach of the taps, of one row or column, and larger; one and two blocks of
-# channels, one and several tiles of tokens.
-SHAPES = [(1, 1, 1, 1), (2, 1, 7, 3), (1, 8, 1, 2), (1, 1, 2, 65), (2, 7, 9, 4)]
 every_implementation = pytest.mark.parametrize("implementation", ["torch", "triton"])
 
 
