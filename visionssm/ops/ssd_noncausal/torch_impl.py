@@ -1,0 +1,37 @@
+"""Non-causal SSD as two matrix products: any device, any real dtype, traceable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ssd.reference import step_sizes
+
+# The state adds up all tokens, 60,000 in a large image: more than float16 holds. Exact, as a power
+# of two, in every dtype.
+STATE_SCALE = 2.0**-6
+
+
+def ssd_noncausal_torch(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+) -> Tensor:
+    """y (b, l, h, p) in x's dtype; arguments as in `visionssm.ops.ssd_noncausal`."""
+    dtype = torch.promote_types(torch.float32, x.dtype)
+    dt = step_sizes(dt, dt_bias, dt_softplus, None, dtype)
+    weight = -STATE_SCALE * A.to(dtype) * dt
+    by_group = (x.shape[2] // B.shape[2], B.shape[2])
+    weighted = (x * weight[..., None]).to(x.dtype).unflatten(2, by_group)
+    B, C = B.to(x.dtype), (C / STATE_SCALE).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        state = torch.einsum("blgn,blqgp->bgnqp", B, weighted)
+        y = torch.einsum("blgn,bgnqp->blqgp", C, state).flatten(2, 3)
+    if D is not None:
+        y = torch.addcmul(y, D.to(dtype)[:, None], x)
+    return y.to(x.dtype)
