@@ -144,8 +144,8 @@ def test_two_names_for_one_parameter_are_refused():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"posembed": True}, "posembed: not supported"),
-    ({"post_norm": True}, "post_norm: not supported"),
+    ({"posembed": True}, "posembed: expected False"),
+    ({"post_norm": True}, "post_norm: expected False"),
     ({"norm_layer": "bn"}, "norm_layer: expected one of"),
     ({"forward_type": "m0"}, "forward_type: expected"),
     ({"forward_type": "xv1a"}, "forward_type: expected"),
@@ -161,7 +161,7 @@ def test_two_names_for_one_parameter_are_refused():
     ({"dims": [8]}, "dims: expected 2 stages"),
     ({"out_indices": (0, 4)}, "out_indices: expected stages"),
     ({"flash": True, "depth": 3}, "kwargs: VMamba has no option depth, flash"),
-    ({"pretrained": "some.pth"}, "pretrained: not supported"),
+    ({"pretrained": "some.pth"}, "pretrained: expected None"),
 ])  # fmt: skip
 def test_unsupported_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

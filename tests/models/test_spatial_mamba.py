@@ -34,11 +34,11 @@ def test_options_that_leave_the_function_alone(options):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"d_state": 4}, "d_state: expected one of .1., got 4"),
-    ({"drop_rate": 0.1}, "drop_rate: expected one of"),
-    ({"attn_drop_rate": 0.1}, "attn_drop_rate: expected one of"),
-    ({"norm_layer": "bn"}, "norm_layer: expected one of"),
-    ({"pretrained": "some.pth"}, "pretrained: expected one of"),
+    ({"d_state": 4}, "d_state: expected 1, no published weight uses another value; got 4"),
+    ({"drop_rate": 0.1}, "drop_rate: expected 0.0"),
+    ({"attn_drop_rate": 0.1}, "attn_drop_rate: expected 0.0"),
+    ({"norm_layer": "bn"}, "norm_layer: expected 'ln'"),
+    ({"pretrained": "some.pth"}, "pretrained: expected None"),
     ({"dt_init": "constant"}, "dt_init: expected one of"),
     ({"dims": (8, 12)}, "dims: expected each stage twice as wide as the one before, got"),
     ({"dims": (8,)}, "dims: expected 2 stages"),

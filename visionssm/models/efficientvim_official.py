@@ -12,7 +12,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from .efficientvim import EfficientViM, EfficientViMDistilled, official_layout
-from .official import OfficialLayout, register_official
+from .official import OfficialLayout, official_arguments, register_official
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
     "in_dim": 3,
@@ -33,10 +33,7 @@ def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
 
     The backbone gives the maps of the three stages as they are, and has neither heads nor norms.
     """
-    unknown = sorted(kwargs.keys() - OFFICIAL_DEFAULTS.keys() - {BACKBONE})
-    if unknown:
-        raise ValueError(f"kwargs: EfficientViM has no option {', '.join(unknown)}")
-    args = {**OFFICIAL_DEFAULTS, **kwargs}
+    args = official_arguments("EfficientViM", kwargs, OFFICIAL_DEFAULTS, {}, (BACKBONE,))
     for option in ("embed_dim", "depths", "state_dim"):
         if len(args[option]) != 3:
             raise ValueError(f"{option}: expected 3 stages, got {args[option]}")

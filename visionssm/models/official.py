@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -147,6 +147,37 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Any], layout: OfficialLay
 def _name(key: str, layout: OfficialLayout) -> str:
     official = layout.names.get(key, key)
     return official if isinstance(official, str) else key
+
+
+def official_arguments(
+    model: str,
+    kwargs: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    ignored: Collection[str] = (),
+) -> dict[str, Any]:
+    """All arguments of an official class, those left out at its defaults.
+
+    Args:
+        model: what to call the class in errors.
+        kwargs: arguments given.
+        defaults: of the arguments that have an effect here.
+        fixed: arguments of which one value is supported, the one published weights use.
+        ignored: arguments that the official code takes, and that leave the function alone.
+
+    Raises:
+        ValueError: an argument is unknown, or a fixed one has another value.
+    """
+    unknown = sorted(kwargs.keys() - {*defaults, *fixed, *ignored})
+    if unknown:
+        raise ValueError(f"kwargs: {model} has no option {', '.join(unknown)}")
+    for option, value in fixed.items():
+        if kwargs.get(option, value) != value:
+            raise ValueError(
+                f"{option}: expected {value!r}, no published weight uses another value; "
+                f"got {kwargs[option]!r}"
+            )
+    return {**defaults, **kwargs}
 
 
 def choose(argument: str, name: Any, choices: Mapping[Any, Any]) -> Any:

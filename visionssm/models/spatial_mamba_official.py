@@ -14,7 +14,7 @@ from torch import nn
 from visionssm.layers.spatial_ssm import DT_INITS
 
 from .dense import official_backbone
-from .official import OfficialLayout, choose, register_official
+from .official import OfficialLayout, choose, official_arguments, register_official
 from .spatial_mamba import SpatialMamba, official_layout
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
@@ -42,13 +42,9 @@ OFFICIAL_FIXED: dict[str, Any] = {
 @register_official("spatialmamba")
 def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
     """The model for arguments of the official class, or with ``out_indices`` its backbone."""
-    known = {*OFFICIAL_DEFAULTS, *OFFICIAL_IGNORED, *OFFICIAL_FIXED}
-    unknown = sorted(kwargs.keys() - known)
-    if unknown:
-        raise ValueError(f"kwargs: Spatial-Mamba has no option {', '.join(unknown)}")
-    for option, value in OFFICIAL_FIXED.items():
-        choose(option, kwargs.get(option, value), {value: None})
-    args = {**OFFICIAL_DEFAULTS, **kwargs}
+    args = official_arguments(
+        "Spatial-Mamba", kwargs, OFFICIAL_DEFAULTS, OFFICIAL_FIXED, OFFICIAL_IGNORED
+    )
     dims = args["dims"]
     if isinstance(dims, int):
         dims = [dims * 2**i for i in range(len(args["depths"]))]

@@ -13,7 +13,7 @@ from torch import nn
 
 from visionssm.layers import LayerNormFp32, RmsNormFp32
 
-from .official import OfficialLayout, choose, register_official
+from .official import OfficialLayout, choose, official_arguments, register_official
 from .vim import Vim, official_layout
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
@@ -59,17 +59,7 @@ OFFICIAL_FIXED: dict[str, Any] = {
 @register_official("vim")
 def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
     """The model for arguments of the official ``VisionMamba``."""
-    known = {*OFFICIAL_DEFAULTS, *OFFICIAL_IGNORED, *OFFICIAL_FIXED}
-    unknown = sorted(kwargs.keys() - known)
-    if unknown:
-        raise ValueError(f"kwargs: Vim has no option {', '.join(unknown)}")
-    for option, value in OFFICIAL_FIXED.items():
-        if kwargs.get(option, value) != value:
-            raise ValueError(
-                f"{option}: expected {value!r}, no published weight uses another value; "
-                f"got {kwargs[option]!r}"
-            )
-    args = {**OFFICIAL_DEFAULTS, **kwargs}
+    args = official_arguments("Vim", kwargs, OFFICIAL_DEFAULTS, OFFICIAL_FIXED, OFFICIAL_IGNORED)
     choose("bimamba_type", args["bimamba_type"], {"v2": None})
     if args["if_cls_token"]:  # the pooling type is then not read
         choose("use_middle_cls_token", args["use_middle_cls_token"], {True: None})

@@ -13,7 +13,7 @@ from torch import nn
 from visionssm.layers.ss2d import INITS
 
 from .dense import official_backbone
-from .official import OfficialLayout, choose, register_official
+from .official import OfficialLayout, choose, official_arguments, register_official
 from .vmamba import VMamba, official_layout
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
@@ -41,13 +41,12 @@ OFFICIAL_DEFAULTS: dict[str, Any] = {
     "downsample_version": "v2",
     "patchembed_version": "v1",
     "use_checkpoint": False,
-    "posembed": False,
-    "post_norm": False,
-    "imgsize": 224,
-    "ssm_rank_ratio": 2.0,  # its configuration files set it, nothing reads it
     "out_indices": None,
-    "pretrained": None,
 }
+# Read for a position embedding alone, which is not supported; and set by configurations, not read.
+OFFICIAL_IGNORED = ("imgsize", "ssm_rank_ratio")
+# What no published weight uses: only these values are supported.
+OFFICIAL_FIXED: dict[str, Any] = {"posembed": False, "post_norm": False, "pretrained": None}
 OFFICIAL_STEMS = {"v1": "patch", "v2": "conv"}
 OFFICIAL_DOWNSAMPLES = {"v1": "merge", "v2": "conv2", "v3": "conv3"}
 OFFICIAL_ACTS = {"silu": "silu", "gelu": "gelu", "relu": "relu", "sigmoid": "sigmoid"}
@@ -58,13 +57,7 @@ OFFICIAL_SCANS = ("v0", "v0seq", "v01", "v02", "v03", "v04", "v05", "v2", "v3")
 @register_official("vmamba")
 def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
     """The model for arguments of the official ``VSSM``, or with ``out_indices`` its backbone."""
-    unknown = sorted(kwargs.keys() - OFFICIAL_DEFAULTS.keys())
-    if unknown:
-        raise ValueError(f"kwargs: VMamba has no option {', '.join(unknown)}")
-    args = {**OFFICIAL_DEFAULTS, **kwargs}
-    for option in ("posembed", "post_norm", "pretrained"):
-        if args[option]:
-            raise ValueError(f"{option}: not supported, no published weight uses it; got True")
+    args = official_arguments("VMamba", kwargs, OFFICIAL_DEFAULTS, OFFICIAL_FIXED, OFFICIAL_IGNORED)
     choose("norm_layer", args["norm_layer"].lower(), {"ln": None, "ln2d": None})
     dims = args["dims"]
     if isinstance(dims, int):
