@@ -13,7 +13,7 @@ once, and g the gradient of h,
     gx = (w B) g               gdt = w (B G - <h, g>)
 
 so no sum runs over tokens: no partial buffers, no atomics, the same bits every run. All arithmetic
-is float32; products are three TF32 products each, which keep its precision on tensor cores.
+is float32; a product is two or three TF32 products, which keep its precision on tensor cores.
 """
 
 from __future__ import annotations
@@ -28,11 +28,27 @@ from torch import Tensor
 
 MAX_TOKENS = 32  # of a tile
 MAX_CHANNELS = 128  # of a tile
-MAX_STATE_TILE = 8192  # states x channels that a program keeps in registers
+FORWARD_STATES = 8192  # states x channels that a program keeps in registers
+BACKWARD_STATES = 2048  # ... which beside the state holds its gradient and three products
+WIDE_STATE = 64  # above it a program needs more registers than four warps have
 MIN_DOT = 16  # tensor cores take no less a side
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _dot(a, b):
+    """a b to float32's precision, a float32 and b as it was loaded.
+
+    TF32 holds bfloat16 and float16 exactly, so that beside them only a is split: into its leading
+    11 bits and the rest.
+    """
+    if b.dtype == tl.float32:
+        return tl.dot(a, b, input_precision="tf32x3")
+    b = b.to(tl.float32)
+    high = (a.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return tl.dot(high, b, tl.dot(a - high, b, input_precision="tf32"), input_precision="tf32")
 
 
 @triton.jit
@@ -64,8 +80,7 @@ def _hsm_ssd_forward_kernel(
         rescale = tl.exp2(highest - above)
         w = tl.exp2(dt - above[:, None])
         total = total * rescale + tl.sum(w, 1)
-        gathered = tl.dot(w * B, x.to(tl.float32), input_precision="tf32x3")
-        state = state * rescale[:, None] + gathered
+        state = state * rescale[:, None] + _dot(w * B, x)
         highest = above
     state = state / total[:, None]
     p_rows = p_state + (i_b * n + o_n[:, None]) * d
@@ -103,12 +118,11 @@ def _hsm_ssd_backward_kernel(
         p_rows = p_x + i_b * stride_xb + o_l[:, None] * stride_xl
         x = tl.load(p_rows + o_d[None, :], mask=m_row, other=0.0).to(tl.float32)
         o_state = (i_b * n + o_n[:, None]) * d + o_d[None, :]
-        g = tl.load(p_g + o_state, mask=m_state, other=0.0).to(tl.float32)
+        g = tl.load(p_g + o_state, mask=m_state, other=0.0)
         state = tl.load(p_state + o_state, mask=m_state, other=0.0).to(tl.float32)
-        G += tl.dot(x, tl.trans(g), input_precision="tf32x3")
-        hg += tl.sum(state * g, 1)
-        gx = tl.dot(wB, g, input_precision="tf32x3")
-        tl.store(p_gx + (i_b * l + o_l[:, None]) * d + o_d[None, :], gx, mask=m_row)
+        G += _dot(x, tl.trans(g))
+        hg += tl.sum(state * g.to(tl.float32), 1)
+        tl.store(p_gx + (i_b * l + o_l[:, None]) * d + o_d[None, :], _dot(wB, g), mask=m_row)
     o_score = (i_b * l + o_l[:, None]) * n + o_n[None, :]
     tl.store(p_gB + o_score, w * G, mask=mask)
     tl.store(p_gdt + o_score, w * (B * G - hg[None, :]), mask=mask)
@@ -121,7 +135,7 @@ def hsm_ssd_forward(x: Tensor, dt: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     (b, l, d), n = x.shape, dt.shape[2]
     state = x.new_empty(b, n, d)
     log_total = x.new_empty(b, n, dtype=torch.float32)
-    tile = _tile(l, d, n)
+    tile = _tile(l, d, n, FORWARD_STATES)
     with _device(x):
         _hsm_ssd_forward_kernel[(b, triton.cdiv(d, tile["BD"]))](
             x, dt, B, state, log_total, *_row_strides(x, dt, B), l, d, n, **tile
@@ -137,7 +151,7 @@ def hsm_ssd_backward(
     x, dt, B = (_unit_stride(t) for t in (x, dt, B))
     (b, l, d), n = x.shape, dt.shape[2]
     gx, gdt, gB = (t.new_empty(t.shape) for t in (x, dt, B))
-    tile = _tile(l, d, n)
+    tile = _tile(l, d, n, BACKWARD_STATES)
     with _device(x):
         _hsm_ssd_backward_kernel[(b, triton.cdiv(l, tile["BL"]))](
             grad_state.contiguous(), x, dt, B, state, log_total, gx, gdt, gB,
@@ -157,12 +171,17 @@ def check_device(x: Tensor) -> None:
         )
 
 
-def _tile(l: int, d: int, n: int) -> dict[str, int]:
-    """Tokens, channels and states of a tile."""
+def _tile(l: int, d: int, n: int, max_states: int) -> dict[str, int]:
+    """Tokens, channels and states of a tile, states x channels being at most `max_states`."""
     states = max(MIN_DOT, triton.next_power_of_2(n))
-    channels = min(MAX_CHANNELS, MAX_STATE_TILE // states, triton.next_power_of_2(d))
+    channels = min(MAX_CHANNELS, max_states // states, triton.next_power_of_2(d))
     tokens = min(MAX_TOKENS, triton.next_power_of_2(l))
-    return {"BL": max(MIN_DOT, tokens), "BD": max(MIN_DOT, channels), "BN": states}
+    return {
+        "BL": max(MIN_DOT, tokens),
+        "BD": max(MIN_DOT, channels),
+        "BN": states,
+        "num_warps": 8 if states > WIDE_STATE else 4,
+    }
 
 
 def _device(x: Tensor) -> contextlib.AbstractContextManager:
