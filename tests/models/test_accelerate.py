@@ -12,6 +12,7 @@ from timm.models import efficientvim, reparameterize_model
 from torch import nn
 
 import visionssm
+from tests.models.golden import DEVICES
 from visionssm.layers import HSMSSD
 
 SMALL = {"embed_dim": (16, 24, 32), "depths": (1, 2, 1), "state_dim": (5, 4, 3), "num_classes": 5}
@@ -27,13 +28,23 @@ def timm_model(name: str = "efficientvim_m1") -> nn.Module:
     return model
 
 
+@pytest.fixture
+def no_tf32():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["efficientvim_m1", "efficientvim_m1_dist"])
 @pytest.mark.parametrize("training", [False, True])
-def test_outputs_and_gradients_are_unchanged(name, training):
-    model = timm_model(name).train(training)
+def test_outputs_and_gradients_are_unchanged(name, training, device, no_tf32):
+    model = timm_model(name).train(training).to(device)
     before = copy.deepcopy(model)
     visionssm.accelerate(model)
-    image = torch.randn(2, 3, 112, 80)
+    image = torch.randn(2, 3, 112, 80, device=device)
     found, expected = model(image), before(image)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     found.square().sum().backward()

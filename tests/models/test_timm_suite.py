@@ -24,7 +24,7 @@ from torch import nn
 import visionssm
 
 MAX_RUN = 35e6
-RUN_EACH = 4
+RUN_EACH = 3
 SIZE = 64
 NAMES = visionssm.list_models()
 
