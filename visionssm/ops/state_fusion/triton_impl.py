@@ -11,8 +11,8 @@ of which a neighbouring program has brought to the cache.
 
 Inside the map, one token at most reads s through a tap. At the border clamping lets more do so: a
 state in the first row is read through dr = -e by the tokens of rows 0 to e, and likewise at the
-other sides. gx is gathered by a launch for inner tokens and one for border tokens, whose nine
-regions (corners, edges) each have one count of readers a tap: nobody branches for its neighbours.
+other sides. gx is gathered by a launch for inner tokens and one for border tokens, in whose eight
+regions (corners and edges, over all images) every token has as many readers through a tap.
 
 gw goes through partial sums over runs of tokens and a reduction in a fixed order: no atomics, the
 same bits every run. All arithmetic is float32.
