@@ -54,10 +54,9 @@ def maps_only(name: str) -> bool:
     return build(name, "meta").output_fmt != "NLC" and not has_hidden_states(name)
 
 
-@functools.cache
 def has_hidden_states(name: str) -> bool:
-    """Whether the model's features are a list: hidden states and the last map, (b, c, l) each."""
-    return isinstance(build(name, "meta").eval().forward_features(images(device="meta")), list)
+    """Whether features are a list, each with a head: hidden states and the last map, (b, c, l)."""
+    return not isinstance(timm.get_pretrained_cfg(name).classifier, str)
 
 
 FAMILIES: dict[str, list[str]] = {}  # smallest model first
