@@ -85,8 +85,8 @@ def test_opcheck_with_gradients():
 
 @every_implementation
 def test_opcheck_of_both_operators(implementation):
-    x, weight = (t.detach() for t in make_inputs(2, 2, 1, 5).values())
-    x, ops = x.transpose(1, 2), torch.ops.visionssm
+    x, weight = (t.detach().transpose(1, 2) for t in make_inputs(2, 2, 1, 5).values())
+    ops = torch.ops.visionssm
     checks = ("test_schema", "test_faketensor")
     for op, inputs in (
         (ops.state_fusion.default, (x, weight)),

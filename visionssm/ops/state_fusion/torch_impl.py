@@ -33,7 +33,7 @@ def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Te
     """Gradients of (x, weight)."""
     padded = _padded(x)
     grad_y, taps_weight = grad_y.to(padded.dtype), weight.to(padded.dtype)
-    gx, gweight = torch.zeros_like(padded), torch.empty_like(taps_weight)
+    gx, gweight = torch.zeros_like(padded), taps_weight.new_empty(weight.shape)
     for (taps, view), (_, gview) in zip(_taps(padded, x.shape), _taps(gx, x.shape), strict=True):
         gview.addcmul_(grad_y, taps_weight[taps].sum(0))
         gweight[taps] = (grad_y * view).sum((0, 1, 2))
