@@ -15,9 +15,16 @@ SMALL = {
     },
     "vmamba_pico": {"depths": (1, 1, 1), "dims": (8, 16, 24)},
     "spatial_mamba_tiny": {"depths": (1, 1), "dims": (8, 16)},
+    "vssd_tiny": {
+        "depths": (1, 1), "dims": (8, 16), "num_heads": (2, 4), "d_state": 5,
+        "mixers": ("ssd", "attention"),
+    },
     "vim_tiny": {"depth": 2, "embed_dim": 16, "img_size": (40, 56), "dynamic_img_size": True},
 }  # fmt: skip
-OPERATORS = {"ssm_efficientvim_m1": "visionssm.hsm_ssd.default"}  # else the selective scan
+OPERATORS = {  # else the selective scan
+    "ssm_efficientvim_m1": "visionssm.hsm_ssd.default",
+    "vssd_tiny": "aten.einsum.default",
+}
 
 
 @pytest.fixture(params=SMALL)

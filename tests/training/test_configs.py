@@ -25,6 +25,7 @@ DROP_PATH = {
 
 
 SPATIAL_MAMBA = {"spatial_mamba_tiny": 0.2, "spatial_mamba_small": 0.3, "spatial_mamba_base": 0.5}
+VSSD = {"vssd_micro": 0.1, "vssd_tiny": 0.2, "vssd_small": 0.4, "vssd_base": 0.6}
 VIM = {  # config -> model, of which the plus forms start from the weights; drop path rate
     "vim_tiny": ("vim_tiny", 0.0),
     "vim_small": ("vim_small", 0.05),
@@ -47,6 +48,7 @@ def imagenet_config(name: str):
     [
         ("*vmamba_*", DROP_PATH),
         ("spatial_mamba_*", SPATIAL_MAMBA),
+        ("vssd_*", VSSD),
         ("vim_*", VIM),
         ("efficientvim_*", EFFICIENTVIM),
     ],
@@ -56,7 +58,9 @@ def test_every_published_recipe_has_a_config(family, recipes):
     assert found == {f"{name}_imagenet.py" for name in recipes}
 
 
-@pytest.mark.parametrize(("name", "drop_path"), [*DROP_PATH.items(), *SPATIAL_MAMBA.items()])
+@pytest.mark.parametrize(
+    ("name", "drop_path"), [*DROP_PATH.items(), *SPATIAL_MAMBA.items(), *VSSD.items()]
+)
 def test_config_names_a_registered_model_with_its_published_drop_path(name, drop_path):
     network = imagenet_config(name).model.network
     assert network.to_dict() == {
@@ -67,13 +71,16 @@ def test_config_names_a_registered_model_with_its_published_drop_path(name, drop
     assert timm.is_model(name)
 
 
-@pytest.mark.parametrize("name", ["vmamba_tiny_s1l8", "spatial_mamba_tiny"])
+@pytest.mark.parametrize(
+    "name", ["vmamba_tiny_s1l8", "spatial_mamba_tiny", "vssd_small", "vssd_base"]
+)
 def test_recipe_is_the_published_one(name):
     cfg = imagenet_config(name)
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.weight_decay) == ("AdamW", 0.05)
     assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)
-    assert optimizer.lr == 5e-4 * 1024 / 512
+    base_rate = 3e-4 if name == "vssd_base" else 5e-4
+    assert optimizer.lr == base_rate * 1024 / 512
     assert cfg.auto_scale_lr.to_dict() == {"enable": True, "base_batch_size": 1024}
     assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ("AmpOptimWrapper", "float16")

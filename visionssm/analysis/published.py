@@ -124,6 +124,30 @@ SPATIAL_MAMBA = Published(
         Segmentation("spatial_mamba_base", "UPerNet 160k", "127M", "1176G", 51.8, 52.6),
     ),
 )
+VSSD = Published(
+    source="https://github.com/YuHengsss/VSSD/blob/87b753b/README.md",
+    classification=(
+        Classification("vssd_micro", "VSSD-M", 82.5, "14M", "2.3G"),
+        Classification("vssd_tiny", "VSSD-T", 83.6, "24M", "4.5G"),
+        Classification("vssd_tiny.mesa_in1k", "VSSD-T, MESA", 84.1, "24M", "4.5G"),
+        Classification("vssd_small", "VSSD-S", 84.1, "40M", "7.4G"),
+        Classification("vssd_small.mesa_in1k", "VSSD-S, MESA", 84.5, "40M", "7.4G"),
+        Classification("vssd_base", "VSSD-B", 84.7, "89M", "16.1G"),
+        Classification("vssd_base.mesa_in1k", "VSSD-B, MESA", 85.4, "89M", "16.1G"),
+    ),
+    detection=(
+        Detection("vssd_micro", "Mask R-CNN 1x", "33M", "220G", 45.4, 41.3),
+        Detection("vssd_tiny", "Mask R-CNN 1x", "44M", "265G", 46.9, 42.6),
+        Detection("vssd_small", "Mask R-CNN 1x", "59M", "325G", 48.4, 43.5),
+        Detection("vssd_micro", "Mask R-CNN 3x", "33M", "220G", 47.7, 42.8),
+        Detection("vssd_tiny", "Mask R-CNN 3x", "44M", "265G", 48.8, 43.6),
+        Detection("vssd_small", "Mask R-CNN 3x", "59M", "325G", 50.0, 44.6),
+    ),
+    segmentation=(
+        Segmentation("vssd_micro", "UPerNet 160k", "42M", "893G", 45.6, 46.0),
+        Segmentation("vssd_tiny", "UPerNet 160k", "53M", "941G", 47.9, 48.7),
+    ),
+)
 EFFICIENTVIM = Published(
     source="https://github.com/mlvlab/EfficientViM/blob/304340c/README.md",
     classification=(
@@ -157,6 +181,7 @@ FAMILIES = {
     "vmamba": VMAMBA,
     "vim": VIM,
     "spatial_mamba": SPATIAL_MAMBA,
+    "vssd": VSSD,
     "efficientvim": EFFICIENTVIM,
 }
 

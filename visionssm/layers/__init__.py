@@ -1,9 +1,11 @@
 """Mixers and shared parts. Maps are channels-last, (b, h, w, c), throughout."""
 
 from .bidirectional_mamba import BidirectionalMamba
+from .block import CPEBlock
 from .downsample import ConvDownsample, InvertedDownsample
 from .hsm_ssd import HSMSSD
 from .multi_head_scan import GatedMultiHeadScan, MultiHeadScan
+from .noncausal_ssd import NonCausalSSD
 from .norm import LayerNormFp32, RmsNormFp32
 from .spatial_ssm import SpatialSSM
 from .ss2d import SS2D
@@ -13,12 +15,14 @@ __all__ = [
     "HSMSSD",
     "SS2D",
     "BidirectionalMamba",
+    "CPEBlock",
     "ConvDownsample",
     "ConvStem",
     "GatedMultiHeadScan",
     "InvertedDownsample",
     "LayerNormFp32",
     "MultiHeadScan",
+    "NonCausalSSD",
     "PatchStem",
     "ResidualConvStem",
     "RmsNormFp32",

@@ -10,7 +10,8 @@ from .typing import Layer
 class ConvDownsample(nn.Module):
     """Convolution of stride 2, then normalisation: (b, h, w, dim) -> (b, h', w', out_dim).
 
-    Kernel 2 has no padding, h' = floor(h / 2); kernel 3 is padded by one, h' = ceil(h / 2).
+    Kernel 2 has no padding, h' = floor(h / 2); kernel 3 is padded by one, h' = ceil(h / 2). An
+    activation may stand between the two.
     """
 
     def __init__(
@@ -19,6 +20,7 @@ class ConvDownsample(nn.Module):
         out_dim: int,
         kernel_size: int = 3,
         norm_layer: Layer = nn.LayerNorm,
+        act_layer: Layer = nn.Identity,
         device=None,
         dtype=None,
     ):
@@ -26,10 +28,11 @@ class ConvDownsample(nn.Module):
         dd = {"device": device, "dtype": dtype}
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride=2, padding=padding, **dd)
+        self.act = act_layer()
         self.norm = norm_layer(out_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.norm(self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
 
 
 class InvertedDownsample(nn.Module):

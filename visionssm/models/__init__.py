@@ -9,6 +9,8 @@ from . import (
     vim_official,
     vmamba,
     vmamba_official,
+    vssd,
+    vssd_official,
 )
 from .accelerate import Acceleration, accelerate
 from .dense import DenseBackbone
@@ -29,4 +31,6 @@ __all__ = [
     "vim_official",
     "vmamba",
     "vmamba_official",
+    "vssd",
+    "vssd_official",
 ]

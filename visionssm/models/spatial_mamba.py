@@ -15,58 +15,17 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._hub import get_cache_dir
-from torch import Tensor, nn
+from torch import nn
 
-from visionssm.layers import InvertedDownsample, ResidualConvStem, SpatialSSM
+from visionssm.layers import CPEBlock, InvertedDownsample, ResidualConvStem, SpatialSSM
 from visionssm.layers.typing import Layer
 
 from .official import OfficialLayout, convert_official, stored_configs_readable
 from .staged import StagedModel, init_linear, staged_layout
 
 __all__ = ["SpatialMamba"]
-
-
-class SpatialMambaBlock(nn.Module):
-    """Mixer and MLP, a depthwise convolution as position embedding before each.
-
-    x + cpe1(x), x + op(norm(x)), x + cpe2(x), x + mlp(norm2(x)): (b, h, w, dim) to the same.
-
-    Args:
-        dim: channels.
-        mixer: class of the token mixer, called with dim.
-        mlp_ratio: hidden channels of the MLP over dim.
-        norm_layer: normalisation over channels.
-        drop_path: stochastic depth rate of mixer and MLP.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        mixer: Layer = SpatialSSM,
-        mlp_ratio: float = 4.0,
-        norm_layer: Layer = nn.LayerNorm,
-        drop_path: float = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.cpe1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
-        self.norm = norm_layer(dim, **dd)
-        self.op = mixer(dim, **dd)
-        self.cpe2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
-        self.norm2 = norm_layer(dim, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.cpe1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.op(self.norm(x)))
-        x = x + self.cpe2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class SpatialMamba(StagedModel):
@@ -104,7 +63,7 @@ class SpatialMamba(StagedModel):
         mixer = partial(SpatialSSM, dt_init=dt_init, norm_layer=norm_layer)
         super().__init__(
             ResidualConvStem(in_chans, dims[0], **dd),
-            partial(SpatialMambaBlock, mixer=mixer, mlp_ratio=mlp_ratio, norm_layer=norm_layer),
+            partial(CPEBlock, mixer=mixer, mlp_ratio=mlp_ratio, norm_layer=norm_layer),
             InvertedDownsample,
             in_chans=in_chans,
             num_classes=num_classes,

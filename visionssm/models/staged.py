@@ -67,7 +67,7 @@ class StagedModel(nn.Module):
 
     Args:
         stem: (b, in_chans, h, w) to a map of dims[0] channels.
-        block: class of the blocks, see `Stage`.
+        block: class of the blocks, see `Stage`; or of those of each stage.
         downsample: class of the downsampling between stages, see `Stage`.
         in_chans: image channels.
         num_classes: classes; 0 leaves the classifier out.
@@ -88,7 +88,7 @@ class StagedModel(nn.Module):
     def __init__(
         self,
         stem: nn.Module,
-        block: Layer,
+        block: Layer | Sequence[Layer],
         downsample: Layer,
         *,
         in_chans: int,
@@ -113,12 +113,13 @@ class StagedModel(nn.Module):
         self.num_features = dims[-1]
         self.patch_size = patch_size
         self.stem = stem
+        blocks = block if isinstance(block, Sequence) else [block] * len(dims)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.Sequential()
         self.feature_info: list[dict[str, Any]] = []
         for i, dim in enumerate(dims):
             in_dim, down = (dims[i - 1], downsample) if i > 0 else (dim, None)
-            self.stages.append(Stage(in_dim, dim, block, down, rates[i], **dd))
+            self.stages.append(Stage(in_dim, dim, blocks[i], down, rates[i], **dd))
             self.feature_info.append(
                 {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
             )

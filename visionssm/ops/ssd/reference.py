@@ -11,6 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float32, or float64 when x is; torch.promote_types would be a node of traced graphs."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def step_sizes(
     dt: Tensor,
     dt_bias: Tensor | None,
@@ -42,7 +47,7 @@ def ssd_reference(
 ) -> tuple[Tensor, Tensor]:
     """y (b, l, h, p) in x's dtype and the final states; arguments as in `visionssm.ops.ssd`."""
     out_dtype = x.dtype
-    dtype = torch.promote_types(torch.float32, x.dtype)
+    dtype = compute_dtype(x)
     x, A, B, C = (t.to(dtype) for t in (x, A, B, C))
     dt = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
     b, l, h, p = x.shape

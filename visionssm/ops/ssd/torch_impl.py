@@ -15,13 +15,23 @@ state alone.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import step_sizes
+from .reference import compute_dtype, step_sizes
 
 CHUNK = 64  # the (T, T) matrix of a head then has as many elements as its channels
+
+
+def own_precision(device: torch.device) -> AbstractContextManager:
+    """Products keep the dtype of their factors; without autocast, traced graphs show nothing."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def ssd_torch(
@@ -38,9 +48,9 @@ def ssd_torch(
     initial_states: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y (b, l, h, p) in x's dtype and the final states; arguments as in `visionssm.ops.ssd`."""
-    dtype = torch.promote_types(torch.float32, x.dtype)
+    dtype = compute_dtype(x)
     dt = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with own_precision(x.device):
         y, final = _scan(x, dt, A.to(dtype), B.to(x.dtype), C.to(x.dtype), initial_states)
     if D is not None:
         y = torch.addcmul(y, D.to(dtype).view(D.shape[0], -1), x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ssd.reference import step_sizes
+from ..ssd.reference import compute_dtype, step_sizes
 
 
 def ssd_noncausal_reference(
@@ -24,7 +24,7 @@ def ssd_noncausal_reference(
 ) -> Tensor:
     """y (b, l, h, p) in x's dtype; arguments as in `visionssm.ops.ssd_noncausal`."""
     out_dtype = x.dtype
-    dtype = torch.promote_types(torch.float32, x.dtype)
+    dtype = compute_dtype(x)
     x, A, B, C = (t.to(dtype) for t in (x, A, B, C))
     dt = step_sizes(dt, dt_bias, dt_softplus, None, dtype)
     b, l, h, p = x.shape

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ssd.reference import step_sizes
+from ..ssd.reference import compute_dtype, step_sizes
+from ..ssd.torch_impl import own_precision
 
 # The state adds up all tokens, 60,000 in a large image: more than float16 holds. Exact, as a power
 # of two, in every dtype.
@@ -23,13 +24,13 @@ def ssd_noncausal_torch(
     dt_softplus: bool,
 ) -> Tensor:
     """y (b, l, h, p) in x's dtype; arguments as in `visionssm.ops.ssd_noncausal`."""
-    dtype = torch.promote_types(torch.float32, x.dtype)
+    dtype = compute_dtype(x)
     dt = step_sizes(dt, dt_bias, dt_softplus, None, dtype)
     weight = -STATE_SCALE * A.to(dtype) * dt
     by_group = (x.shape[2] // B.shape[2], B.shape[2])
     weighted = (x * weight[..., None]).to(x.dtype).unflatten(2, by_group)
     B, C = B.to(x.dtype), (C / STATE_SCALE).to(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with own_precision(x.device):
         state = torch.einsum("blgn,blqgp->bgnqp", B, weighted)
         y = torch.einsum("blgn,bgnqp->blqgp", C, state).flatten(2, 3)
     if D is not None:

@@ -1,0 +1,5 @@
+"""VSSD-S on ImageNet-1k; published top-1 84.1 %. The recipe is VMamba's."""
+
+_base_ = "../_base_/vmamba_imagenet_300e.py"
+
+model = dict(network=dict(model_name="vssd_small", drop_path_rate=0.4))

@@ -1,0 +1,5 @@
+"""VSSD-T on ImageNet-1k; published top-1 83.6 %. The recipe is VMamba's."""
+
+_base_ = "../_base_/vmamba_imagenet_300e.py"
+
+model = dict(network=dict(model_name="vssd_tiny", drop_path_rate=0.2))
