@@ -1,4 +1,4 @@
-"""SS2D blocks, eager and compiled."""
+"""Token mixers, eager and compiled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from visionssm.layers import SS2D
+from visionssm import layers
 
 from .registry import EAGER, BlockCase
 from .task import Error, Task, Work, count_flops, network_limit, norm_error
@@ -23,9 +23,10 @@ class BlockProblem:
         self.device = device
 
     @cached_property
-    def block(self) -> SS2D:
+    def block(self) -> nn.Module:
         torch.manual_seed(0)
-        return SS2D(self.case.dim, **self.case.kwargs).to(self.device)
+        mixer = getattr(layers, self.case.mixer)
+        return mixer(self.case.dim, **self.case.kwargs).to(self.device)
 
     @cached_property
     def compiled(self) -> Callable[[Tensor], Tensor]:
@@ -103,7 +104,7 @@ def block_tasks(case: BlockCase, device: torch.device) -> Iterator[Task]:
     problem = BlockProblem(case, device)
     for mode in case.modes:
         task = partial(
-            Task, case=case.label, contender="SS2D", mode=mode, dtype=case.dtype, graph=True
+            Task, case=case.label, contender=case.mixer, mode=mode, dtype=case.dtype, graph=True
         )
         yield task(
             quantity="fwd",

@@ -29,6 +29,15 @@ def mamba_ssm_scan(*args, **kwargs) -> Tensor:
     return selective_scan_fn(*args, **kwargs)
 
 
+def mamba_ssm_ssd(x, dt, A, B, C, D, dt_bias) -> Tensor:
+    """mamba_ssm's Triton kernels of Mamba-2, in the chunks that its models use."""
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    return mamba_chunk_scan_combined(
+        x, dt, A, B, C, chunk_size=256, D=D, dt_bias=dt_bias, dt_softplus=True
+    )
+
+
 class ChannelFirstScan:
     """A scan of mamba_ssm's signature: (b, k d, l), routes as groups.
 

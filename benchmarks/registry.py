@@ -31,15 +31,33 @@ class ScanCase:
 
 
 @dataclass(frozen=True)
+class SSDCase:
+    """One shape of `ssd`, or of `ssd_noncausal`."""
+
+    label: str
+    causal: bool
+    batch: int
+    tokens: int
+    heads: int
+    head_dim: int
+    groups: int
+    states: int
+    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "fwd+bwd": ms
+    modes: tuple[str, ...] = BOTH
+    dtype: torch.dtype = torch.bfloat16
+
+
+@dataclass(frozen=True)
 class BlockCase:
-    """One SS2D block over a square map."""
+    """One block over a square map."""
 
     label: str
     dim: int
     side: int
     batch: int
-    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of SS2D
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the mixer
     goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "fwd+bwd": ms
+    mixer: str = "SS2D"  # a class of visionssm.layers
     modes: tuple[str, ...] = BOTH
     dtype: torch.dtype = torch.bfloat16
 
@@ -60,12 +78,16 @@ class ModelCase:
     dtype: torch.dtype = torch.bfloat16
 
 
-Case = ScanCase | BlockCase | ModelCase
+Case = ScanCase | SSDCase | BlockCase | ModelCase
 
 
 def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: str) -> ScanCase:
     label = f"{b}, {k}, {d}, {l}, {n}" + (f" ({note})" if note else "")
     return ScanCase(label, b, k, d, l, n, {"fwd": fwd, "bwd": bwd})
+
+
+def _ssd(op: str, b: int, l: int, h: int, p: int, n: int, note: str) -> SSDCase:
+    return SSDCase(f"{op} {b}, {l}, {h}, {p}, {n} ({note})", op == "ssd", b, l, h, p, 1, n)
 
 
 OPS = (
@@ -79,6 +101,12 @@ OPS = (
     _scan(8, 1, 384, 6085, 16, 0.17, 0.50, "Vim-T 1248"),
     _scan(1, 4, 96, 16384, 1, 0.02, 0.05, "one large image"),
     _scan(1, 1, 384, 16384, 16, 0.06, 0.18, ""),
+    _ssd("ssd_noncausal", 64, 3136, 2, 64, 64, "VSSD-T stage 1"),
+    _ssd("ssd_noncausal", 64, 784, 4, 64, 64, "VSSD-T stage 2"),
+    _ssd("ssd_noncausal", 64, 196, 8, 64, 64, "VSSD-T stage 3"),
+    _ssd("ssd_noncausal", 1, 65536, 2, 64, 64, "one large image"),
+    _ssd("ssd", 64, 196, 24, 64, 64, "patches of 16"),
+    _ssd("ssd", 4, 16384, 24, 64, 128, "long sequence"),
 )
 
 VMAMBA_MIXER = dict(d_state=1, ssm_ratio=1.0, conv_bias=False, gate=False)
@@ -94,6 +122,8 @@ BLOCKS = (
         "d 96 ratio 2, 56x56, batch 32, n 16", 96, 56, 32,
         dict(d_state=16, ssm_ratio=2.0), {"fwd": 1.5, "fwd+bwd": 5.0},
     ),
+    BlockCase("VSSD-T stage 1", 64, 56, 64, dict(num_heads=2), mixer="NonCausalSSD"),
+    BlockCase("VSSD-T stage 3", 256, 14, 64, dict(num_heads=8), mixer="NonCausalSSD"),
 )  # fmt: skip
 
 
@@ -118,6 +148,7 @@ MODELS = (
         goals=_goals(1100, 250),
     ),
     ModelCase("Spatial-Mamba-T", "spatial_mamba_tiny", goals=_goals(9000, 3000)),
+    ModelCase("VSSD-T", "vssd_tiny"),
     ModelCase("EfficientViM-M1", "ssm_efficientvim_m1", batch=256, goals=_goals(90000, 15000)),
     ModelCase(
         "EfficientViM-M4 256", "ssm_efficientvim_m4", batch=256, size=256,

@@ -17,7 +17,8 @@ from .blocks import block_tasks
 from .measure import Limits, Record, measure, measure_limits, skipped
 from .models import model_tasks
 from .ops import scan_tasks
-from .registry import MAMBA_SSM, BlockCase, Case, ScanCase
+from .registry import MAMBA_SSM, BlockCase, Case, ScanCase, SSDCase
+from .ssd import ssd_tasks
 from .task import Task
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,6 +136,8 @@ def tasks_of(case: Case, device: torch.device, compare: Sequence[str]) -> Iterat
     """What is to be measured of a case."""
     if isinstance(case, ScanCase):
         return scan_tasks(case, device, MAMBA_SSM in compare)
+    if isinstance(case, SSDCase):
+        return ssd_tasks(case, device, MAMBA_SSM in compare)
     if isinstance(case, BlockCase):
         return block_tasks(case, device)
     return model_tasks(case, device)

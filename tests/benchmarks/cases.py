@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.registry import EAGER, VMAMBA_MIXER, BlockCase, ModelCase, ScanCase
+from benchmarks.registry import EAGER, VMAMBA_MIXER, BlockCase, ModelCase, ScanCase, SSDCase
 
 CPU = torch.device("cpu")
 SCAN = ScanCase("tiny scan", 2, 4, 20, 25, 3, {"fwd": 1e6, "bwd": 1e-6}, dtype=torch.float32)
+SSD, SSD_NONCAUSAL = (
+    SSDCase(name, causal, 2, 70, 4, 8, 2, 5, modes=(EAGER,), dtype=torch.float32)
+    for name, causal in (("tiny ssd", True), ("tiny ssd_noncausal", False))
+)
 BLOCK = BlockCase("tiny block", 16, 6, 2, VMAMBA_MIXER, modes=(EAGER,), dtype=torch.float32)
 MODEL = ModelCase(
     "tiny model", "vmamba_pico", 2, 64, goals={"inference": 1e-3}, modes=(EAGER,),

@@ -17,7 +17,7 @@ from benchmarks.run import run_task, tasks_of
 from benchmarks.task import Error, Task, Work
 from visionssm.ops import selective_scan_fn
 
-from .cases import BLOCK, CPU, MODEL, SCAN
+from .cases import BLOCK, CPU, MODEL, SCAN, SSD, SSD_NONCAUSAL
 
 LIMITS = Limits(1e10, 1e11, "float32", 1e9)
 SECONDS = 1e-3
@@ -27,7 +27,9 @@ def tasks(case) -> list[Task]:
     return list(tasks_of(case, CPU, ()))
 
 
-@pytest.mark.parametrize("case", [SCAN, BLOCK, MODEL], ids=lambda case: case.label)
+@pytest.mark.parametrize(
+    "case", [SCAN, SSD, SSD_NONCAUSAL, BLOCK, MODEL], ids=lambda case: case.label
+)
 def test_right_results_are_timed(case):
     for task in tasks(case):
         record = measure(task, CPU, LIMITS, SECONDS, task.goal)
@@ -109,9 +111,10 @@ def test_channel_first_peers_solve_the_same_problem(routes):
     assert all(error.acceptable for error in errors.values()), errors
 
 
-def test_what_is_not_installed_is_skipped(monkeypatch):
+@pytest.mark.parametrize("case", [SCAN, SSD], ids=lambda case: case.label)
+def test_what_is_not_installed_is_skipped(case, monkeypatch):
     monkeypatch.setattr(ops.peers, "mamba_ssm_installed", lambda: False)
-    task = next(t for t in tasks_of(SCAN, CPU, [MAMBA_SSM]) if t.contender == MAMBA_SSM)
+    task = next(t for t in tasks_of(case, CPU, [MAMBA_SSM]) if t.contender == MAMBA_SSM)
     record = run_task(task, CPU, LIMITS, SECONDS, [])
     assert (record.status, record.why) == ("skipped", "the package is not installed")
 
@@ -139,7 +142,7 @@ def test_impossible_scans_are_refused(routes, tokens, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [SCAN, BLOCK], ids=lambda case: case.label)
+@pytest.mark.parametrize("case", [SCAN, SSD, SSD_NONCAUSAL, BLOCK], ids=lambda case: case.label)
 def test_cuda_calls_are_timed_as_graphs_too(case):
     cuda = torch.device("cuda")
     for task in tasks_of(dataclasses.replace(case, dtype=torch.bfloat16), cuda, ()):

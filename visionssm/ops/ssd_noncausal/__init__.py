@@ -41,8 +41,7 @@ def ssd_noncausal(
     weighted by the step sizes.
 
     On every device it is two matrix products and no kernel of ours. Compiled, its elementwise work
-    joins its neighbours, the weights what makes x, the skip term what reads y; a kernel would have
-    to be handed x and to hand y back, and so move as many bytes.
+    joins its neighbours: the weights what makes x, the skip term what reads y.
 
     Args:
         x: tokens (b, l, h, p), h heads of p channels. float32, bfloat16, float16 or float64, any
@@ -58,8 +57,9 @@ def ssd_noncausal(
         implementation: "auto" and "torch" are the matrix products, "reference" is a plain loop.
 
     Returns:
-        y (b, l, h, p) in x's dtype. Differentiable in every tensor. Weights are float32, and so are
-        sums; what the two products multiply, the state among it, has x's dtype.
+        y (b, l, h, p) in x's dtype. Differentiable in every tensor. Step sizes are float32, and
+        sums accumulate in float32; what is multiplied with tokens, the state among it, has x's
+        dtype.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected

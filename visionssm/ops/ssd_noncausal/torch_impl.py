@@ -1,4 +1,8 @@
-"""Non-causal SSD as two matrix products: any device, any real dtype, traceable."""
+"""Non-causal SSD as two matrix products: any device, any real dtype, traceable.
+
+Weights, decay rates included, are computed in float32 and rounded to the dtype of x, as is what the
+products multiply: a tensor of the size of x is never widened.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,11 @@ def ssd_noncausal_torch(
     """y (b, l, h, p) in x's dtype; arguments as in `visionssm.ops.ssd_noncausal`."""
     dtype = compute_dtype(x)
     dt = step_sizes(dt, dt_bias, dt_softplus, None, dtype)
-    weight = -STATE_SCALE * A.to(dtype) * dt
+    weight = (-STATE_SCALE * A.to(dtype) * dt).to(x.dtype)
     by_group = (x.shape[2] // B.shape[2], B.shape[2])
-    weighted = (x * weight[..., None]).to(x.dtype).unflatten(2, by_group)
+    weighted = (x * weight[..., None]).unflatten(2, by_group)
     B, C = B.to(x.dtype), (C / STATE_SCALE).to(x.dtype)
     with own_precision(x.device):
         state = torch.einsum("blgn,blqgp->bgnqp", B, weighted)
         y = torch.einsum("blgn,bgnqp->blqgp", C, state).flatten(2, 3)
-    if D is not None:
-        y = torch.addcmul(y, D.to(dtype)[:, None], x)
-    return y.to(x.dtype)
+    return y if D is None else torch.addcmul(y, D.to(x.dtype)[:, None], x)
