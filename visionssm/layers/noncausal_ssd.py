@@ -91,8 +91,9 @@ class NonCausalSSD(nn.Module):
         """Mix a channels-last map (b, h, w, dim)."""
         _, h, w, _ = x.shape
         z, x, dt = self.in_proj(x).split(self.projected, dim=-1)
-        x = self.act(self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
-        x, B, C = x.split(self.convolved, dim=-1)
+        x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        # Activated apart, so that a compiler makes one pass of activation and weights.
+        x, B, C = (self.act(part) for part in x.split(self.convolved, dim=-1))
         A = torch.exp(self.A_log.float())
         y = ssd_noncausal(
             x.unflatten(2, (self.num_heads, -1)),
