@@ -64,15 +64,6 @@ def test_half_precision_rounds_its_factors(dtype, device):
     assert_results_close(actual, exact, torch.finfo(dtype).eps / 2)
 
 
-def test_a_state_too_large_for_float16_does_no_harm():
-    b, l, h, p, n = 1, 70_000, 1, 2, 1
-    x, B = (torch.ones(b, l, 1, size, dtype=torch.float16) for size in (p, n))
-    C = torch.full_like(B, 2.0**-10)
-    dt = torch.ones(b, l, h)
-    y = ssd_noncausal(x, dt, torch.tensor([-1.0]), B, C, dt_softplus=False)
-    torch.testing.assert_close(y, torch.full_like(y, l * 2.0**-10), rtol=1e-3, atol=0)
-
-
 def test_strided_views_and_absent_arguments():
     b, l, h, p, g, n = 2, 21, 4, 3, 2, 5
     packed = torch.randn(b, l, h * p + 2 * g * n)

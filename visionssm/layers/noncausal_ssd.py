@@ -101,8 +101,8 @@ class NonCausalSSD(nn.Module):
             -A if self.positive else A,
             B.unflatten(2, (self.num_groups, -1)),
             C.unflatten(2, (self.num_groups, -1)),
-            self.D.float(),
-            self.dt_bias.float(),
+            self.D,
+            self.dt_bias,
         )
         y = self.norm(y.flatten(2)).unflatten(1, (h, w)) * z
         return self.out_proj(y)

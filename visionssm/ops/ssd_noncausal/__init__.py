@@ -59,7 +59,7 @@ def ssd_noncausal(
     Returns:
         y (b, l, h, p) in x's dtype. Differentiable in every tensor. Step sizes are float32, and
         sums accumulate in float32; what is multiplied with tokens, the state among it, has x's
-        dtype.
+        dtype. The state adds up all tokens: in float16 it can overflow where bfloat16 does not.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected

@@ -12,10 +12,6 @@ from torch import Tensor
 from ..ssd.reference import compute_dtype, step_sizes
 from ..ssd.torch_impl import own_precision
 
-# The state adds up all tokens, 60,000 in a large image: more than float16 holds. Exact, as a power
-# of two, in every dtype.
-STATE_SCALE = 2.0**-6
-
 
 def ssd_noncausal_torch(
     x: Tensor,
@@ -30,10 +26,10 @@ def ssd_noncausal_torch(
     """y (b, l, h, p) in x's dtype; arguments as in `visionssm.ops.ssd_noncausal`."""
     dtype = compute_dtype(x)
     dt = step_sizes(dt, dt_bias, dt_softplus, None, dtype)
-    weight = (-STATE_SCALE * A.to(dtype) * dt).to(x.dtype)
+    weight = (-A.to(dtype) * dt).to(x.dtype)
     by_group = (x.shape[2] // B.shape[2], B.shape[2])
     weighted = (x * weight[..., None]).unflatten(2, by_group)
-    B, C = B.to(x.dtype), (C / STATE_SCALE).to(x.dtype)
+    B, C = B.to(x.dtype), C.to(x.dtype)
     with own_precision(x.device):
         state = torch.einsum("blgn,blqgp->bgnqp", B, weighted)
         y = torch.einsum("blgn,bgnqp->blqgp", C, state).flatten(2, 3)
