@@ -8,6 +8,8 @@ from visionssm.analysis import self_check
 VALUES = {
     "selective_scan": {"y", "last_state", "grad_u", "grad_delta", "grad_D"},
     "hsm_ssd": {"state", "grad_x", "grad_dt", "grad_B"},
+    "ssd": {"y", "final_states", "grad_x", "grad_A", "grad_D"},
+    "ssd_noncausal": {"y", "grad_x", "grad_dt_bias"},
     "state_fusion": {"y", "grad_x", "grad_weight"},
 }
 
@@ -21,7 +23,8 @@ def test_implementations_agree_with_the_reference(op, implementation):
 
 
 @pytest.mark.parametrize(("op", "tokens", "value"), [
-    ("selective_scan", "u", "y"), ("hsm_ssd", "x", "state"), ("state_fusion", "x", "y"),
+    ("selective_scan", "u", "y"), ("hsm_ssd", "x", "state"), ("ssd", "x", "y"),
+    ("ssd_noncausal", "x", "y"), ("state_fusion", "x", "y"),
 ])  # fmt: skip
 def test_a_one_percent_error_is_seen(monkeypatch, op, tokens, value):
     right = getattr(self_check, op)

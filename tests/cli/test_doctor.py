@@ -28,10 +28,21 @@ def test_json_report_holds_every_error_below_its_tolerance(capsys):
         expected = {
             "selective_scan": {"y", "last_state", "grad_u", "grad_A"},
             "hsm_ssd": {"state", "grad_x", "grad_dt", "grad_B"},
+            "ssd": {"y", "final_states", "grad_x", "grad_A"},
+            "ssd_noncausal": {"y", "grad_x", "grad_A"},
             "state_fusion": {"y", "grad_x", "grad_weight"},
         }
         assert expected[check["op"]] <= check["errors"].keys()
         assert max(check["errors"].values()) <= check["tolerance"]
+
+
+def test_matrix_products_are_not_asked_for_kernels(monkeypatch):
+    monkeypatch.setattr(doctor, "available_implementations", lambda device: ["torch", "triton"])
+    monkeypatch.setattr(doctor, "self_check", lambda *check: {"check": check, "passed": True})
+    checked = {(op, name) for op, _, name in (c["check"] for c in doctor.diagnose()["self_check"])}
+    assert ("ssd", "torch") in checked
+    assert ("selective_scan", "triton") in checked
+    assert not {("ssd", "triton"), ("ssd_noncausal", "triton")} & checked
 
 
 @pytest.mark.parametrize("error", [1.0, float("nan")])

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..ops import hsm_ssd, selective_scan, state_fusion
+from ..ops import hsm_ssd, selective_scan, ssd, ssd_noncausal, state_fusion
 
 Outputs = Tensor | tuple[Tensor, Tensor]
 STEPS = 37
@@ -97,6 +97,38 @@ def state_fusion_errors(device: torch.device, implementation: str) -> dict[str, 
     return _errors(run, {"x": x, "weight": weight}, {"y": loss_weight}, device, implementation)
 
 
+def ssd_errors(device: torch.device, implementation: str) -> dict[str, float]:
+    """Largest error of each output and gradient of `ssd` in float32.
+
+    The problem is fixed: an image of 74 tokens (two chunks), 4 heads of 5 channels in 2 groups,
+    3 states. Truth is the float64 reference on the CPU.
+
+    Args:
+        device: where the implementation runs.
+        implementation: "torch" or "reference".
+
+    Returns:
+        Name -> max |got - expected| / max |expected|, for y, final_states and grad_* of every
+        input.
+    """
+    inputs, outputs = _ssd_problem()
+
+    def run(implementation: str, *inputs: Tensor) -> Outputs:
+        return ssd(*inputs, return_final_states=True, implementation=implementation)
+
+    return _errors(run, inputs, outputs, device, implementation)
+
+
+def ssd_noncausal_errors(device: torch.device, implementation: str) -> dict[str, float]:
+    """Largest error of y and of each gradient of `ssd_noncausal`; otherwise as `ssd_errors`."""
+    inputs, outputs = _ssd_problem()
+
+    def run(implementation: str, *inputs: Tensor) -> Outputs:
+        return ssd_noncausal(*inputs, implementation=implementation)
+
+    return _errors(run, inputs, {"y": outputs["y"]}, device, implementation)
+
+
 def _errors(
     run: Callable[..., Outputs],
     inputs: dict[str, Tensor],
@@ -139,6 +171,26 @@ def _selective_scan_problem() -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
     return inputs, routes, [randn(b, l, d), randn(b, k, d, n)]
 
 
+def _ssd_problem() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs by name, and the weights of y and of the final states in the loss."""
+    b, l, h, p, g, n = 1, 2 * STEPS, 4, 5, 2, 3
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    inputs = {
+        "x": randn(b, l, h, p),
+        "dt": randn(b, l, h),
+        "A": -randn(h).exp(),
+        "B": randn(b, l, g, n),
+        "C": randn(b, l, g, n),
+        "D": randn(h),
+        "dt_bias": randn(h),
+    }
+    return inputs, {"y": randn(b, l, h, p), "final_states": randn(b, h, p, n)}
+
+
 def _values_and_gradients(
     run: Callable[..., Outputs], inputs: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -153,5 +205,8 @@ def _values_and_gradients(
 SELF_CHECKS: dict[str, Callable[[torch.device, str], dict[str, float]]] = {
     "selective_scan": selective_scan_errors,
     "hsm_ssd": hsm_ssd_errors,
+    "ssd": ssd_errors,
+    "ssd_noncausal": ssd_noncausal_errors,
     "state_fusion": state_fusion_errors,
 }
+WITHOUT_KERNELS = ("ssd", "ssd_noncausal")  # matrix products on every device

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..analysis.self_check import SELF_CHECKS, TOLERANCE
+from ..analysis.self_check import SELF_CHECKS, TOLERANCE, WITHOUT_KERNELS
 from ..ops.selective_scan.op import resolve_implementation, triton_available
 from ..version import __version__
 
@@ -48,6 +48,7 @@ def diagnose() -> dict[str, Any]:
         for op in SELF_CHECKS
         for device in devices
         for implementation in available_implementations(device)
+        if implementation != "triton" or op not in WITHOUT_KERNELS
     ]
     return {
         "versions": versions(),
@@ -94,7 +95,7 @@ def describe_devices() -> dict[str, str]:
 
 
 def describe_implementation(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """What "auto" runs on this device and dtype, whichever op it is, and why."""
+    """What "auto" runs on this device and dtype, of every op that has kernels, and why."""
     implementation = resolve_implementation("auto", device, dtype)
     if implementation == "triton":
         why = "CUDA tensors, and Triton imports"
