@@ -10,37 +10,55 @@ import torch.nn.functional as F
 from torch import nn
 
 from visionssm.layers import SS2D
+from visionssm.scans import Scan, get_scan, list_scans
+
+SCANS = [*list_scans(), "window(size=2)", "multi_head(heads='CZ')"]
+Path = list[tuple[int, int] | None]  # None is a padding step
+# Both sides compute in float64. The errors of a hundred or so operations in a row are far below.
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def paths(h: int, w: int) -> list[list[tuple[int, int]]]:
+def paths(h: int, w: int) -> list[Path]:
     """The four orders of VMamba as lists of pixels."""
     rows = [(i, j) for i in range(h) for j in range(w)]
     columns = [(i, j) for j in range(w) for i in range(h)]
     return [rows, columns, rows[::-1], columns[::-1]]
 
 
-def ss2d_by_pixels(layer: SS2D, x: torch.Tensor) -> torch.Tensor:
-    """What SS2D should return for x (b, h, w, dim), one pixel and one direction at a time."""
-    b, h, w, _ = x.shape
+def paths_of(scan: Scan, h: int, w: int) -> list[Path]:
+    """The routes of a scan as lists of pixels."""
+    table = scan.function((h, w)).tolist()
+    return [[divmod(token, w) if token >= 0 else None for token in route] for route in table]
+
+
+def ss2d_by_pixels(
+    layer: SS2D, x: torch.Tensor, routes: list[Path], slices: int = 1
+) -> torch.Tensor:
+    """What SS2D should return for x (b, h, w, dim), one pixel and one route at a time."""
+    b = x.shape[0]
     x = F.linear(x, layer.in_proj.weight)
     z = None
     if layer.gate:
-        d = x.shape[-1] // 2
-        x, z = x[..., :d], x[..., d:]
+        x, z = x.tensor_split(2, dim=-1)
     if isinstance(layer.conv2d, nn.Conv2d):
         x = layer.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     x = layer.act(x)
-    d, n, r = x.shape[-1], layer.d_state, layer.dt_rank
+    n, r, d, count = layer.d_state, layer.dt_rank, x.shape[-1] // slices, len(routes)
     out = torch.zeros_like(x)
-    for k, path in enumerate(paths(h, w)):
-        A = -layer.A_logs.view(4, d, n)[k].exp()
+    for k, path in enumerate(routes):
+        first = k * slices // count * d  # channel of the slice
+        A = -layer.A_logs.view(count, d, n)[k].exp()
         state = x.new_zeros(b, d, n)
-        for i, j in path:
-            u = x[:, i, j]
+        for pixel in path:
+            u = x.new_zeros(b, d)
+            if pixel is not None:
+                u = x[:, pixel[0], pixel[1], first : first + d]
             dt, B, C = (u @ layer.x_proj_weight[k].T).split([r, n, n], dim=-1)
             dt = F.softplus(dt @ layer.dt_projs_weight[k].T + layer.dt_projs_bias[k])
             state = torch.exp(dt[..., None] * A) * state + (dt * u)[..., None] * B[:, None]
-            out[:, i, j] += (state * C[:, None]).sum(-1) + layer.Ds.view(4, d)[k] * u
+            if pixel is not None:
+                y = (state * C[:, None]).sum(-1) + layer.Ds.view(count, d)[k] * u
+                out[:, pixel[0], pixel[1], first : first + d] += y
     out = layer.out_act(layer.out_norm(out))
     if z is not None:
         out = out * layer.gate_act(z)
@@ -66,9 +84,73 @@ def test_equals_the_recurrence_pixel_by_pixel(options, grid):
     torch.manual_seed(0)
     layer = SS2D(6, **{"d_state": 4, **options}).double()
     randomise(layer)
-    # The forward pass keeps exponents and step sizes in float32, hence not float64's precision.
     x = torch.randn(2, *grid, 6, dtype=torch.float64)
-    torch.testing.assert_close(layer(x), ss2d_by_pixels(layer, x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x), ss2d_by_pixels(layer, x, paths(*grid)), **FLOAT64)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_every_scan_equals_the_recurrence_along_its_routes(name):
+    """Values and gradients; routes that share the channels read and write slices of them."""
+    torch.manual_seed(0)
+    scan = get_scan(name)
+    layer = SS2D(4, d_state=2, scan=name).double()
+    randomise(layer)
+    x = torch.randn(1, 5, 4, 4, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    actual = layer(x)
+    expected = ss2d_by_pixels(layer, x, paths_of(scan, 5, 4), scan.num_slices)
+    torch.testing.assert_close(actual, expected, **FLOAT64)
+    weight = torch.randn_like(actual)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, inputs, weight),
+        torch.autograd.grad(expected, inputs, weight),
+        **FLOAT64,
+    )
+
+
+def test_a_scan_object_does_as_its_name():
+    layer = SS2D(8, scan="snake")
+    unnamed = SS2D(8, scan=Scan("mine", get_scan("snake").function, num_routes=4))
+    unnamed.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 3, 4, 8)
+    assert torch.equal(unnamed(x), layer(x))
+
+
+def test_routes_of_a_slice_leave_the_other_channels_alone():
+    layer = SS2D(8, d_state=2, ssm_ratio=1.0, gate=False, scan="multi_head")
+    x = torch.randn(1, 4, 4, 8)
+    y = layer.scan_map(x)
+    x[..., 2:4] += 1.0  # the second of four heads
+    changed = (layer.scan_map(x) - y).abs().amax((0, 1, 2)) > 0
+    assert changed.tolist() == [False] * 2 + [True] * 2 + [False] * 4
+
+
+@pytest.mark.parametrize("scan", ["hilbert", "multi_head", "window(size=2)", "atrous"])
+def test_any_scan_compiles_into_one_graph(scan):
+    layer = SS2D(8, d_state=2, scan=scan)
+    x = torch.randn(1, 4, 6, 8)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("scan", ["hilbert", "zigzag", "window(size=3)", "atrous"])
+def test_weights_fit_every_scan_with_as_many_routes(scan):
+    layer, weights = SS2D(8, scan=scan), SS2D(8).state_dict()
+    layer.load_state_dict(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(("scan", "expected"), [
+    ("raster", r"'raster' has \(routes, channels of each\) = \(1, 16\)"),
+    ("atrous(step=3)", r"'atrous\(step=3\)' has \(routes, channels of each\) = \(9, 16\)"),
+    ("multi_head", r"'multi_head' has \(routes, channels of each\) = \(16, 4\)"),
+])  # fmt: skip
+def test_weights_of_other_routes_are_refused_by_the_name_of_the_scan(scan, expected):
+    holder = nn.Sequential(SS2D(8, scan=scan))
+    weights = nn.Sequential(SS2D(8)).state_dict()
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=rf"0\.scan: {expected}, .* have \(4, 16\)"):
+            holder.load_state_dict(weights, strict=strict)
 
 
 def test_every_parameter_and_the_input_get_gradients():
@@ -117,6 +199,7 @@ def test_the_convolution_reads_and_writes_channels_last():
     ({"init": "v9"}, "init"),
     ({"ssm_ratio": 0.0}, "ssm_ratio"),
     ({"scan": "nowhere"}, "scan"),
+    ({"scan": "multi_head(heads='CXS')"}, "scan"),  # three slices of 16 channels
 ])  # fmt: skip
 def test_impossible_options_are_named(options, argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import Scan, get_scan, scan_routes
 
+from .precision import at_least_float32
 from .scan_init import init_decay_rates_, init_step_sizes_
 
 EPSILON = 1e-5  # of the mean spread, as in the released code
@@ -42,7 +43,7 @@ def scan_route_attention(y: Tensor, dim: int, threshold: float = 0.0) -> Tensor:
     """
     if y.shape[dim] < 2:
         raise ValueError(f"y: expected at least two routes along axis {dim}, got {tuple(y.shape)}")
-    wide = _wide(y)
+    wide = at_least_float32(y)
     spread = (wide - wide.amin(dim, keepdim=True)).mean(dim)
     weight = F.relu(wide.std(dim) / (spread + EPSILON) - threshold)
     return (weight * wide.sum(dim)).to(y.dtype)
@@ -139,11 +140,11 @@ class MultiHeadScan(nn.Module):
         y = selective_scan(
             x.transpose(1, 2).repeat_interleave(k // self.heads, dim=1),  # heads differ: no view
             delta,
-            -torch.exp(_wide(self.A_logs)).unflatten(0, (k, -1)),
+            -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (k, -1)),
             B,
             C,
-            _wide(self.Ds).unflatten(0, (k, -1)),
-            _wide(self.dt_projs_bias),
+            at_least_float32(self.Ds).unflatten(0, (k, -1)),
+            at_least_float32(self.dt_projs_bias),
             routes=routes,
             complete=self.scan.permutes(routes, h * w),
         )
@@ -199,8 +200,3 @@ class GatedMultiHeadScan(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.norm(self.scan(x)) * F.silu(z)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

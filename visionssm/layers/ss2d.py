@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
+from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.ops import selective_scan
-from visionssm.scans import get_scan, scan_routes
+from visionssm.scans import Scan, get_scan, scan_routes
 
+from .precision import at_least_float32
 from .scan_init import init_decay_rates_, init_step_sizes_
 from .typing import Layer
 
-# Both look at sizes and devices, so a symbolic trace keeps them as single calls.
+# It looks at sizes and devices, so a symbolic trace keeps it as a single call.
 register_notrace_function(selective_scan)
-register_notrace_function(scan_routes)
 
 INITS = ("v0", "v1", "v2")
+
+
+@register_notrace_module  # for the same reason; and a trace could not write a `Scan` down
+class Routes(nn.Module):
+    """Routes of a scan over a grid, on the device of a tensor: int32 (k, s)."""
+
+    def __init__(self, scan: Scan):
+        super().__init__()
+        self.scan = scan
+
+    def forward(self, height: int, width: int, like: Tensor) -> Tensor:
+        return scan_routes(self.scan, height, width, like)
+
+    def extra_repr(self) -> str:
+        return self.scan.name
 
 
 class SS2D(nn.Module):
@@ -32,21 +49,24 @@ class SS2D(nn.Module):
         x, z = in_proj(x);  x = act(conv2d(x))
         y = sum over k of scan_k(x);  out = out_proj(out_act(out_norm(y)) * gate_act(z))
 
+    Where routes share the channels, each reads and writes a slice of them (`Scan.num_slices`).
+
     Parameters carry the names and shapes of the official code (k routes, d = int(ssm_ratio dim)
-    channels, n state, r dt_rank, dt rows before B and C), so that its weights load as they are.
+    channels over the number of slices, n state, r dt_rank, dt rows before B and C), so that its
+    weights load as they are. Weights fit every scan with as many routes and slices.
 
     Args:
         dim: channels of input and output.
         d_state: state size n.
         ssm_ratio: inner channels over dim.
-        dt_rank: rank of the step-size projection; "auto" is ceil(dim / 16).
+        dt_rank: rank of the step-size projection; "auto" is ceil(dim / slices / 16).
         kernel_size: of the depthwise convolution, odd; 1 leaves it out.
         conv_bias: whether that convolution has a bias.
         gate: multiply the output with a branch z of the input.
         gate_act: whether the gate passes through `act_layer`.
         out_act_layer: activation after `out_norm`; None leaves it out.
         drop: dropout rate of the output.
-        scan: name of the scan order (see `visionssm.scans`).
+        scan: scan order, or its name (see `visionssm.scans`).
         init: "v0" as Mamba (step sizes log-uniform in [1e-3, 1e-1], decay rates 1..n), "v1" normal
             noise, "v2" uniform noise and all decay rates 1.
 
@@ -70,7 +90,7 @@ class SS2D(nn.Module):
         out_act_layer: Layer | None = None,
         norm_layer: Layer = nn.LayerNorm,
         drop: float = 0.0,
-        scan: str = "cross_scan",
+        scan: str | Scan = "cross_scan",
         init: str = "v0",
         device=None,
         dtype=None,
@@ -84,13 +104,18 @@ class SS2D(nn.Module):
         d_inner = int(ssm_ratio * dim)
         if d_inner < 1:
             raise ValueError(f"ssm_ratio: expected at least one inner channel, got {ssm_ratio}")
-        self.scan = scan
-        self.complete = get_scan(scan).complete
-        self.num_routes = get_scan(scan).num_routes
+        self.scan = get_scan(scan)
+        k, slices = self.scan.num_routes, self.scan.num_slices
+        if d_inner % slices:
+            raise ValueError(
+                f"scan: {self.scan.name!r} cuts the channels into {slices} slices, got {d_inner} "
+                f"inner channels of dim {dim}"
+            )
+        d = d_inner // slices
+        self.routes = Routes(self.scan)
         self.d_state = d_state
-        self.dt_rank = math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank)
+        self.dt_rank = math.ceil(dim / slices / 16) if dt_rank == "auto" else int(dt_rank)
         self.gate = gate
-        k = self.num_routes
 
         self.in_proj = nn.Linear(dim, d_inner * (2 if gate else 1), bias=False, **dd)
         self.conv2d: nn.Module = nn.Identity()
@@ -101,13 +126,13 @@ class SS2D(nn.Module):
             )  # fmt: skip
         self.act = act_layer()
         self.gate_act = act_layer() if gate and gate_act else nn.Identity()
-        self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, d_inner, **dd))
-        self.dt_projs_weight = nn.Parameter(torch.empty(k, d_inner, self.dt_rank, **dd))
+        self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, d, **dd))
+        self.dt_projs_weight = nn.Parameter(torch.empty(k, d, self.dt_rank, **dd))
         # Exponents and step sizes keep float32 in a model of lower precision.
         fp32 = {"device": device, "dtype": torch.float32}
-        self.dt_projs_bias = nn.Parameter(torch.empty(k, d_inner, **fp32))
-        self.A_logs = nn.Parameter(torch.empty(k * d_inner, d_state, **fp32))
-        self.Ds = nn.Parameter(torch.empty(k * d_inner, **fp32))
+        self.dt_projs_bias = nn.Parameter(torch.empty(k, d, **fp32))
+        self.A_logs = nn.Parameter(torch.empty(k * d, d_state, **fp32))
+        self.Ds = nn.Parameter(torch.empty(k * d, **fp32))
         self.out_norm = norm_layer(d_inner, **dd)
         self.out_act = out_act_layer() if out_act_layer is not None else nn.Identity()
         self.out_proj = nn.Linear(d_inner, dim, bias=False, **dd)
@@ -136,35 +161,75 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix a channels-last map (b, h, w, dim)."""
-        _, h, w, _ = x.shape
         x = self.in_proj(x)
         z = None
         if self.gate:
             x, z = x.chunk(2, dim=-1)
         x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = self.act(x).flatten(1, 2)
-        routes = scan_routes(self.scan, h, w, x)
-        delta, B, C = self.project(x)
-        y = selective_scan(
-            x.unsqueeze(1),
-            delta,
-            -torch.exp(self.A_logs.float()).unflatten(0, (self.num_routes, -1)),
-            B,
-            C,
-            self.Ds.float().unflatten(0, (self.num_routes, -1)),
-            self.dt_projs_bias.float(),
-            routes=routes,
-            reduce="sum",
-            complete=self.complete,
-        )
-        y = self.out_act(self.out_norm(y)).unflatten(1, (h, w))
+        y = self.out_act(self.out_norm(self.scan_map(self.act(x))))
         if z is not None:
             y = y * self.gate_act(z)
         return self.drop(self.out_proj(y))
 
+    def scan_map(self, x: Tensor) -> Tensor:
+        """Scan a map (b, h, w, d_inner) along every route; add the routes up at each token."""
+        _, h, w, _ = x.shape
+        routes = self.routes(h, w, x)
+        scan = partial(selective_scan, reduce="sum", complete=self.scan.permutes(routes, h * w))
+        x = x.flatten(1, 2)
+        delta, B, C = self.project(x)
+        A, D, bias = self.recurrence()
+        slices = self.scan.num_slices
+        if slices == 1:
+            y = scan(x.unsqueeze(1), delta, A, B, C, D, bias, routes=routes)
+            return cast(Tensor, y).unflatten(1, (h, w))
+        u = x.unflatten(-1, (slices, -1)).transpose(1, 2)
+        per_slice = self.scan.num_routes // slices
+        outputs: list[Any] = []
+        for i in range(slices):  # a call for each, which reads its slice as a view
+            k = slice(i * per_slice, (i + 1) * per_slice)
+            of_slice = u[:, i : i + 1], delta[:, k], A[k], B[:, k], C[:, k], D[k], bias[k]
+            outputs.append(scan(*of_slice, routes=routes[k]))
+        return torch.cat(outputs, dim=-1).unflatten(1, (h, w))
+
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (b, l, d) to delta (b, k, l, d), B and C (b, k, l, n), all in token order."""
-        x = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.num_routes, -1))
+        """Tokens (b, l, d_inner) to delta (b, k, l, d), B and C (b, k, l, n), in token order."""
+        k, slices = self.scan.num_routes, self.scan.num_slices
+        if slices == 1:
+            x = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (k, -1))
+        else:
+            x = x.unflatten(-1, (slices, -1))
+            weight = self.x_proj_weight.unflatten(0, (slices, -1))
+            x = torch.einsum("blpd,pkcd->blpkc", x, weight).flatten(2, 3)
         dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = torch.einsum("blkr,kdr->bkld", dt, self.dt_projs_weight)
         return delta, B.transpose(1, 2), C.transpose(1, 2)
+
+    def recurrence(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Decay rates A (k, d, n), skip weights D (k, d) and step-size biases (k, d)."""
+        k = self.scan.num_routes
+        return (
+            -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (k, -1)),
+            at_least_float32(self.Ds).unflatten(0, (k, -1)),
+            at_least_float32(self.dt_projs_bias),
+        )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        expected, found = self.dt_projs_bias, state_dict.get(prefix + "dt_projs_bias")
+        if isinstance(found, Tensor) and found.shape != expected.shape:
+            error_msgs.append(
+                f"{prefix}scan: {self.scan.name!r} has (routes, channels of each) = "
+                f"{tuple(expected.shape)}, these weights have {tuple(found.shape)}"
+            )

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from visionssm.layers import SS2D, ConvDownsample, ConvStem, PatchStem
 from visionssm.layers.typing import Layer, LayerOrName
+from visionssm.scans import Scan
 
 from .official import OfficialLayout, choose, convert_official, stored_configs_readable
 from .staged import StagedModel, init_linear, staged_layout
@@ -105,6 +106,8 @@ class VMamba(StagedModel):
         ssm_act_layer: activation of the mixer.
         ssm_out_act_layer: activation after the mixer's output normalisation, if any.
         ssm_init: initialisation of the scan, see `SS2D`.
+        scan: scan order, or its name (see `visionssm.scans`); published weights are of
+            "cross_scan", and load under any of four routes that read all channels.
         mlp_ratio: hidden channels of the MLP over its dim, 0 leaves the MLP out.
         gated_mlp: multiply one half of the hidden layer with the activation of another.
         mlp_act_layer: activation of the MLP.
@@ -136,6 +139,7 @@ class VMamba(StagedModel):
         ssm_act_layer: LayerOrName = "silu",
         ssm_out_act_layer: LayerOrName | None = None,
         ssm_init: str = "v0",
+        scan: str | Scan = "cross_scan",
         mlp_ratio: float = 4.0,
         gated_mlp: bool = False,
         mlp_act_layer: LayerOrName = "gelu",
@@ -163,6 +167,7 @@ class VMamba(StagedModel):
             norm_layer=norm,
             drop=ssm_drop_rate,
             init=ssm_init,
+            scan=scan,
         )
         mlp = partial(_mlp, ratio=mlp_ratio, gated=gated_mlp, act=mlp_act_layer, drop=mlp_drop_rate)
         block = partial(
