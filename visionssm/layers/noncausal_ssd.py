@@ -92,8 +92,9 @@ class NonCausalSSD(nn.Module):
         _, h, w, _ = x.shape
         z, x, dt = self.in_proj(x).split(self.projected, dim=-1)
         x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        x, B, C = x.split(self.convolved, dim=-1)
         # Activated apart, so that a compiler makes one pass of activation and weights.
-        x, B, C = (self.act(part) for part in x.split(self.convolved, dim=-1))
+        x, B, C = self.act(x), self.act(B), self.act(C)
         A = torch.exp(self.A_log.float())
         y = ssd_noncausal(
             x.unflatten(2, (self.num_heads, -1)),
