@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from visionssm.ops import ssd_noncausal
 
+from .precision import at_least_float32
 from .scan_init import init_step_sizes_
 from .typing import Layer
 
@@ -95,7 +96,7 @@ class NonCausalSSD(nn.Module):
         x, B, C = x.split(self.convolved, dim=-1)
         # Activated apart, so that a compiler makes one pass of activation and weights.
         x, B, C = self.act(x), self.act(B), self.act(C)
-        A = torch.exp(self.A_log.float())
+        A = torch.exp(at_least_float32(self.A_log))
         y = ssd_noncausal(
             x.unflatten(2, (self.num_heads, -1)),
             dt.flatten(1, 2),
