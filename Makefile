@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := visionssm tools tests benchmarks configs
 
-.PHONY: help install demo test test-gpu lint types clean
+# mmdetection and mmsegmentation with what they import; the pins are in constraints.txt. Without
+# --no-deps imaug would bring older OpenCV and numpy.
+OPENMMLAB := onedl-mmcv onedl-mmdetection onedl-mmsegmentation ftfy imageio imaug lazy-loader \
+	prettytable pycocotools regex scikit-image shapely six terminaltables tifffile wcwidth
+
+.PHONY: help install openmmlab demo test test-gpu lint types clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +19,7 @@ help:
 	@echo "make lint     ruff check and format check"
 	@echo "make types    mypy on the public surface"
 	@echo "make install  create $(VENV) with the pinned stack"
+	@echo "make openmmlab add mmdetection and mmsegmentation to it (mmcv is compiled: 20 minutes)"
 
 install: $(VENV)/.installed
 
@@ -22,6 +28,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,export]"
 	touch $@
+
+openmmlab: install
+	LDFLAGS=-Wl,-s CFLAGS="-O2 -g0 -DNDEBUG -fwrapv" $(BIN)/python -m pip install --quiet --no-deps \
+		--no-build-isolation --constraint constraints.txt $(OPENMMLAB)
 
 demo: install
 	$(BIN)/python tools/train.py configs/classification/vmamba_digits_demo.py --work-dir work_dirs/demo

@@ -474,10 +474,17 @@ def official_layout(model: Vim) -> OfficialLayout:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Any]:
-    """Official weights, or our own, to our own, at the model's image size and stride."""
+    """Official weights, or our own, to our own, at the model's image size and stride.
+
+    A model without class token, as dense tasks use it, leaves out that of a published file.
+    """
     weights = convert_official(state_dict, model, official_layout(model))
     old_grid, new_grid = model.pretrained_cfg["pool_size"], model.patch_embed.grid_size
     num_tokens = math.prod(old_grid) + int(model.cls_token is not None)
+    if model.cls_token is None and isinstance(weights.get("cls_token"), Tensor):
+        if getattr(weights.get("pos_embed"), "shape", None) == (1, num_tokens + 1, model.embed_dim):
+            del weights["cls_token"]
+            weights["pos_embed"] = take_middle(weights["pos_embed"])[0]
     published = getattr(weights.get("pos_embed"), "shape", None) == (1, num_tokens, model.embed_dim)
     if published and new_grid != old_grid:  # any other length is refused as it is loaded
         weights["pos_embed"] = resample_pos_embed(weights["pos_embed"], old_grid, new_grid)
