@@ -71,7 +71,7 @@ def test_choice_and_reason_on_cpu(dtype):
 
 def test_missing_triton_is_the_reason_given_on_cuda(monkeypatch):
     op = sys.modules[doctor.resolve_implementation.__module__]
-    monkeypatch.setattr(op, "triton_available", lambda: False)
+    monkeypatch.setattr(op, "TRITON_INSTALLED", False)
     row = doctor.describe_implementation(torch.device("cuda"), torch.float32)
     assert row["implementation"] == "torch"
     assert "Triton does not import" in row["why"]

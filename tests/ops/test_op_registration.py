@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.ops.scan_cases import make_inputs, random_routes
 from visionssm.ops import selective_scan
-from visionssm.ops.selective_scan.op import resolve_implementation
+from visionssm.ops.dispatch import resolve_implementation
 
 
 def _op_args(implementation, n=2, save_states=True):

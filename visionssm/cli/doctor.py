@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..analysis.self_check import SELF_CHECKS, TOLERANCE, WITHOUT_KERNELS
-from ..ops.selective_scan.op import resolve_implementation, triton_available
+from ..ops.dispatch import TRITON_INSTALLED, resolve_implementation
 from ..version import __version__
 
 MODULES = ("torch", "triton", "timm", "safetensors", "numpy", "mmengine", "mmcv", "mmdet", "mmseg")
@@ -114,7 +114,7 @@ def describe_implementation(device: torch.device, dtype: torch.dtype) -> dict[st
 def available_implementations(device: torch.device) -> list[str]:
     """The implementations that can run on `device`, the reference first."""
     names = ["reference", "torch"]
-    if device.type == "cuda" and triton_available():
+    if device.type == "cuda" and TRITON_INSTALLED:
         names.append("triton")
     return names
 

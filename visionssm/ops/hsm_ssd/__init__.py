@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..dispatch import IMPLEMENTATIONS
 from .checks import check_hsm_ssd_args
-from .op import IMPLEMENTATIONS, hsm_ssd_op
+from .op import hsm_ssd_op
 from .reference import hsm_ssd_reference
 
 __all__ = ["hsm_ssd"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..dispatch import IMPLEMENTATIONS
 from .channel_first import selective_scan_fn
 from .checks import check_selective_scan_args
-from .op import IMPLEMENTATIONS, selective_scan_op
+from .op import selective_scan_op
 from .reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_fn"]
@@ -52,7 +53,8 @@ def selective_scan(
         routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
             image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
-        reduce: "none" gives one output a route; "sum" adds the routes at each token.
+        reduce: "none" gives one output a route; "sum" adds the routes at each token. Triton adds
+            outputs that are rounded to u's dtype.
         complete: the caller's promise that every route visits every token, as all permutations do.
             Without it, rows that no step visits are filled with zeros at the cost of a write, and
             on CUDA indices are checked as they are read.
@@ -63,7 +65,7 @@ def selective_scan(
     Returns:
         y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
         ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
-        State, decay and accumulation are float32 whatever the input dtype. Differentiable in every
+        State, decay and arithmetic are float32 whatever the input dtype. Differentiable in every
         tensor; the same input gives the same bits.
 
     Raises:

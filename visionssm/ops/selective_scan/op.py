@@ -6,17 +6,12 @@ counter, whichever implementation runs it.
 
 from __future__ import annotations
 
-import functools
-import logging
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..dispatch import resolve_implementation
 from . import torch_impl
-
-IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
-_logger = logging.getLogger(__name__)
 
 _lib = torch.library.Library("visionssm", "DEF")
 _INPUTS = (
@@ -38,44 +33,18 @@ def selective_scan_op(
     u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete, implementation
 ) -> tuple[Tensor, Tensor]:
     """Call the operator; arguments are checked already. Returns y and the last state."""
+    triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
+    if triton:  # here the compiler fuses what copies and adds up routes with its neighbours
+        u = u.expand_as(delta)
     differentiable = (u, delta, A, B, C, D, delta_bias)
     save_states = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in differentiable
     )
     y, last_state, _ = torch.ops.visionssm.selective_scan(
-        *differentiable, routes, delta_softplus, reduce_sum, complete, save_states, implementation
-    )
-    return y, last_state
-
-
-@functools.cache
-def triton_available() -> bool:
-    """Whether Triton imports; without it CUDA tensors take the PyTorch path, which is logged."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    _logger.warning(message)
-
-
-def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The implementation "auto" stands for on this device and dtype; other names are returned."""
-    if name != "auto":
-        return name
-    if device.type != "cuda":
-        return "torch"
-    if not triton_available():
-        _log_once("selective_scan: Triton is missing, CUDA runs the slower PyTorch implementation")
-        return "torch"
-    if dtype == torch.float64:
-        _log_once("selective_scan: float64 on CUDA runs the slower PyTorch implementation")
-        return "torch"
-    return "triton"
+        *differentiable, routes, delta_softplus, reduce_sum and not triton, complete, save_states,
+        implementation,
+    )  # fmt: skip
+    return y.sum(1) if triton and reduce_sum else y, last_state
 
 
 def _forward(
@@ -131,10 +100,15 @@ def _backward_fake(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
-    return tuple(
+    gradients = [
         A.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
         for t in (u, delta, A, B, C, D, delta_bias)
-    )
+    ]
+    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
+        from . import triton_impl
+
+        gradients[1] = triton_impl.empty_like_tokens(delta)
+    return tuple(gradients)
 
 
 def _setup_context(ctx, inputs, output) -> None:

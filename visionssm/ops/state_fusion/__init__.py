@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..dispatch import IMPLEMENTATIONS
 from .checks import check_state_fusion_args
-from .op import IMPLEMENTATIONS, state_fusion_op
+from .op import state_fusion_op
 from .reference import state_fusion_reference
 
 __all__ = ["state_fusion"]

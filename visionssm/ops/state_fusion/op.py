@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..selective_scan.op import IMPLEMENTATIONS, resolve_implementation
+from ..dispatch import resolve_implementation
 from . import torch_impl
 
 __all__ = ["IMPLEMENTATIONS", "state_fusion_op"]
