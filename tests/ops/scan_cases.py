@@ -65,19 +65,40 @@ def to_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().double().requires_grad_() for name, t in inputs.items()}
 
 
-def assert_results_close(actual: dict[str, Tensor], exact: dict[str, Tensor], length: int) -> None:
+def added_up(doubles: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
+    """What results of float64 inputs are sums of over the routes, by name, each (b, k, l, d)."""
+    each = {name: t.detach() for name, t in doubles.items()}
+    each["u"] = each["u"].expand_as(each["delta"])
+    results = outputs_and_gradients(
+        {name: t.requires_grad_() for name, t in each.items()}, **kwargs
+    )
+    addends = {"grad_u": results["grad_u"]}
+    if kwargs.get("reduce") == "sum":
+        addends["y"] = selective_scan(**each, **kwargs | {"reduce": "none"}).detach()
+    return addends
+
+
+def assert_results_close(
+    actual: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    length: int,
+    addends: dict[str, Tensor] | None = None,
+) -> None:
     """Compare with a float64 result of the same (already rounded) inputs, in relative norm.
 
     Arithmetic is float32: a scan's rounding errors add up like a random walk that the decay cuts
     short, so at most like sqrt(length) units, and 32 covers the terms of a step and the sums over
-    channels. On top comes one rounding of the result to its own dtype.
+    channels. On top comes one rounding of the result to its own dtype, and one of each of the
+    `addends` (b, k, ...) that a result of that name is the sum of, over k.
     """
     for name, expected in exact.items():
         got = actual[name]
         assert got.shape == expected.shape, name
         bound = 2.0**-24 * (32 + math.sqrt(length))
         if got.dtype in (torch.bfloat16, torch.float16):
-            bound += torch.finfo(got.dtype).eps / 2
+            rounded = [expected, *(addends or {}).get(name, expected[:, :0]).unbind(1)]
+            norms = sum(x.double().norm() for x in rounded)
+            bound += torch.finfo(got.dtype).eps / 2 * float(norms / expected.double().norm())
         scale = expected.double().norm().clamp_min(1e-30)
         error = float((got.double() - expected.double()).norm() / scale)
         assert error <= bound, f"{name}: relative error {error:.2e} above {bound:.2e}"

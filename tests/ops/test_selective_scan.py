@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ops.scan_cases import (
+    added_up,
     assert_results_close,
     make_inputs,
     outputs_and_gradients,
@@ -56,16 +57,20 @@ def test_equals_reference(implementation, shape, routing):
 
 @pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_rounds_once(implementation, dtype):
+@pytest.mark.parametrize("reduce", ["none", "sum"])
+def test_half_precision_rounds_results_alone(implementation, dtype, reduce):
+    """And, where routes are added up, what is added: state and arithmetic are float32."""
     inputs = make_inputs(2, 2, 37, 6, 2, dtype=dtype)
-    exact = outputs_and_gradients(to_double(inputs), reduce="sum", implementation="reference")
-    actual = outputs_and_gradients(inputs, reduce="sum", implementation=implementation)
+    doubles = to_double(inputs)
+    exact = outputs_and_gradients(doubles, reduce=reduce, implementation="reference")
+    addends = added_up(doubles, reduce=reduce, implementation="reference")
+    actual = outputs_and_gradients(inputs, reduce=reduce, implementation=implementation)
     assert actual["y"].dtype == dtype
     assert actual["last_state"].dtype == torch.float32
     if implementation == "reference":  # its gradients are autograd's, rounded where casts are
         actual = {name: t for name, t in actual.items() if not name.startswith("grad")}
         exact = {name: exact[name] for name in actual}
-    assert_results_close(actual, exact, 37)
+    assert_results_close(actual, exact, 37, addends)
 
 
 @pytest.mark.parametrize("implementation", ["torch", "triton"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.ops.scan_cases import (
+    added_up,
     assert_results_close,
     make_inputs,
     outputs_and_gradients,
@@ -35,11 +36,10 @@ def test_equals_float64(dtype, length, k, d, n):
     inputs = make_inputs(2, k, length, d, n, dtype=dtype, device="cuda")
     routes = random_routes(k, length).cuda()
     # The float64 side is chunked PyTorch, itself held to the loop by the CPU tests.
-    exact = outputs_and_gradients(
-        to_double(inputs), routes=routes, reduce="sum", implementation="torch"
-    )
+    how = {"routes": routes, "reduce": "sum", "implementation": "torch"}
+    exact = outputs_and_gradients(to_double(inputs), **how)
     actual = outputs_and_gradients(inputs, routes=routes, reduce="sum")
-    assert_results_close(actual, exact, length)
+    assert_results_close(actual, exact, length, added_up(to_double(inputs), **how))
     again = outputs_and_gradients(inputs, routes=routes, reduce="sum")
     assert all(torch.equal(actual[name], again[name]) for name in actual)
 
@@ -58,9 +58,10 @@ def test_partial_and_per_image_routes(n):
 def test_long_sequence_of_one_image():
     inputs = make_inputs(1, 4, 65536, 96, 1, dtype=torch.bfloat16, device="cuda")
     routes = random_routes(4, 65536).cuda()
-    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="torch")
+    how = {"routes": routes, "implementation": "torch"}
+    exact = outputs_and_gradients(to_double(inputs), **how)
     actual = outputs_and_gradients(inputs, routes=routes, complete=True)
-    assert_results_close(actual, exact, 65536)
+    assert_results_close(actual, exact, 65536, added_up(to_double(inputs), **how))
 
 
 def test_index_out_of_range_is_a_padding_step():

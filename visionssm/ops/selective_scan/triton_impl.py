@@ -1,11 +1,9 @@
 """Selective scan in Triton: forward, backward, routes read inside the kernels.
 
-One program owns a block of channels of one (batch, route) pair and walks a segment of the route in
-tiles, gathering token rows by the route. A tile is (warps, steps, channels): each warp takes a run
-of consecutive steps and its threads lie along the channels, so a thread has all steps of its
-channels in registers and scans them by serial multiply-adds, without exchange between threads;
-then the warps' totals are scanned (`_scan_steps`). The alignment hint in `_channel_offsets` is what
-makes the compiler choose that layout. The next tile's rows are loaded before this one is computed.
+One program, a single warp, owns 32 channels of one (batch, route) pair and walks a segment of the
+route in tiles of 16 steps, gathering token rows by the route. A thread has all steps of its channel
+in registers and scans them by serial multiply-adds: no exchange between threads, no barriers. The
+alignment hint in `_channel_offsets` is what makes the compiler choose that layout.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(dt_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -16,8 +14,13 @@ makes the compiler choose that layout. The next tile's rows are loaded before th
         gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t + A_n r_t h_(t-1)
         gA_n += dt_t r_t h_(t-1)    gdelta_t = gdt_t sigmoid(delta_t + bias)
 
-Both scans also yield the value one step earlier (h_(t-1), r_(t+1)): an affine map is carried
-together with the map without its last step, see `_compose`.
+Both scans also yield the value one step earlier (h_(t-1), r_(t+1)), see `_compose`. Step sizes are
+kept times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
+
+What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
+issues the loads of the next tile before it computes this one. The backward pass does not: it gains
+nothing there, for the registers that it takes. gB and gC are sums over channels of 32 values a
+tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments: a first
 pass computes each segment's end from a zero state and its total step size, `_carry_kernel` carries
@@ -32,13 +35,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+STEPS = 16  # of a tile
+CHANNELS = 32  # of a tile, one a thread
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
@@ -46,6 +50,7 @@ MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -59,42 +64,24 @@ def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
 
 
 @triton.jit
-def _scan_steps(a, x, start, W: tl.constexpr, T: tl.constexpr, REVERSE: tl.constexpr):
-    """h_t = a_t h_(t-1) + x_t over the W x T steps of a tile, a and x (W, T, channels).
-
-    Each of the W warps scans its T rows from zero, the warps' totals are scanned across warps, and
-    every warp corrects its rows for the state it starts from. REVERSE takes the warps, not the
-    rows, from the last to the first.
+def _scan_steps(a, x, start, T: tl.constexpr):
+    """h_t = a_t h_(t-1) + x_t over the steps of a tile, a and x (T, channels).
 
     Returns:
         all h_t, all h_(t-1), and the state after the last step (channels).
     """
+    step = tl.arange(0, T)[:, None]
+    x = tl.where(step == 0, a * start[None, :] + x, x)
+    before = tl.where(step == 0, start[None, :], -0.0)
     one = tl.full(x.shape, 1.0, tl.float32)
-    none = tl.full(x.shape, -0.0, tl.float32)
-    decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, none), 1, _compose)
-    last = (tl.arange(0, T) == T - 1)[None, :, None]
-    total_decay = tl.sum(tl.where(last, decay, 0.0), 1)  # (W, channels)
-    total = tl.sum(tl.where(last, h, 0.0), 1)
-    one = tl.full(total.shape, 1.0, tl.float32)
-    none = tl.full(total.shape, -0.0, tl.float32)
-    total_decay, total, decay_before, before = tl.associative_scan(
-        (total_decay, total, one, none), 0, _compose, reverse=REVERSE
-    )
-    before += decay_before * start[None, :]
-    last_warp = (tl.arange(0, W) == (0 if REVERSE else W - 1))[:, None]
-    end = tl.sum(tl.where(last_warp, total_decay * start[None, :] + total, 0.0), 0)
-    h += decay * before[:, None, :]
-    h_prev += decay_prev * before[:, None, :]
-    return h, h_prev, end
+    decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
+    return h, h_prev, tl.sum(tl.where(step == T - 1, h, 0.0), 0)
 
 
 @triton.jit
 def _flip_steps(x):
-    """Turn each warp's steps round, (W, T, channels).
-
-    They are one thread's registers, so this moves no data; scanning backwards would.
-    """
-    return tl.permute(tl.flip(tl.permute(x, (0, 2, 1)), 2), (0, 2, 1))
+    """Turn the steps round, (T, channels): one thread's registers, so this moves no data."""
+    return tl.trans(tl.flip(tl.trans(x), 1))
 
 
 @triton.jit
@@ -104,67 +91,146 @@ def _channel_offsets(i_d, BD: tl.constexpr):
 
 
 @triton.jit
-def _softplus(x):
-    """max(x, 0) + log(1 + e) with e = exp(-|x|), and its derivative sigmoid(x).
+def _softplus(x, EXACT: tl.constexpr):
+    """max(x, 0) + log2(1 + e) with e = exp2(-|x|), and its derivative, a sigmoid.
 
-    log(1 + e) / e on [0, 1] is a polynomial, minimax in relative error (2e-7 in float32 for every
-    x): no logarithm, no special cases.
+    log2(1 + e) / e on [0, 1] is a polynomial, minimax in relative error: no logarithm, no special
+    cases. 2e-7 in float32 for every x if EXACT, else 1.4e-6, below the rounding of 16-bit inputs.
     """
-    e = tl.exp2(-tl.abs(x) * LOG2E)
-    p = 0.005232695490121841 * e - 0.02950524352490902
-    p = p * e + 0.07822595536708832
-    p = p * e - 0.13663245737552643
-    p = p * e + 0.19106006622314453
-    p = p * e - 0.2484298199415207
-    p = p * e + 0.3331909775733948
-    p = p * e - 0.4999949336051941
-    p = p * e + 0.9999999403953552
-    return tl.maximum(x, 0.0) + e * p, tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+    e = tl.exp2(-tl.abs(x))
+    if EXACT:
+        p = 0.007549182046204805 * e - 0.04256706312298775
+        p = p * e + 0.1128561943769455
+        p = p * e - 0.19711896777153015
+        p = p * e + 0.27564141154289246
+        p = p * e - 0.35840848088264465
+        p = p * e + 0.48069295287132263
+        p = p * e - 0.7213401794433594
+        p = p * e + 1.4426950216293335
+    else:
+        p = 0.020401185378432274 * e - 0.09579754620790482
+        p = p * e + 0.2152845412492752
+        p = p * e - 0.339089035987854
+        p = p * e + 0.4776683747768402
+        p = p * e - 0.7211594581604004
+        p = p * e + 1.4426932334899902
+    return tl.maximum(x, 0.0) + e * p, tl.exp2(tl.minimum(x, 0.0) - e * p)
 
 
 @triton.jit
-def _tile_steps(W: tl.constexpr, T: tl.constexpr):
-    """Step of each row of a tile, (W, T): consecutive within a warp."""
-    return tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
-
-
-@triton.jit
-def _load_tile(
-    p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
+def _load_tokens(
+    p_routes, o_s, begin, end, l,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr,
-    W: tl.constexpr, T: tl.constexpr, U: tl.constexpr, GY: tl.constexpr,
 ):  # fmt: skip
-    """Tokens of the tile at step i_s, their validity, and their rows of delta, u and gy."""
-    o_s = i_s + _tile_steps(W, T)
-    m_token = o_s < end
+    """Tokens of the steps o_s, and whether the segment has the step and the step a token."""
+    m_token = (o_s >= begin) & (o_s < end)
     token = o_s
     if HAS_ROUTES:
         token = tl.load(p_routes + o_s, mask=m_token, other=-1)
         if not COMPLETE:
             m_token = (token >= 0) & (token < l)
-    token = token.to(tl.int64 if WIDE else tl.int32)
-    mask = m_token[:, :, None] & m_d[None, None, :]
-    rows = token[:, :, None]
-    cols = o_d[None, None, :]
-    delta = tl.load(p_delta + (rows * stride_dl + cols), mask=mask, other=0.0)
-    u = delta
-    gy = delta
-    if U:
-        u = tl.load(p_u + (rows * stride_ul + cols), mask=mask, other=0.0)
-    if GY:
-        gy = tl.load(p_gy + (rows * stride_gl + cols), mask=mask, other=0.0)
-    return token, m_token, delta, u, gy
+    return token.to(tl.int64 if WIDE else tl.int32), m_token
 
 
 @triton.jit
-def _step_sizes(delta, bias, i_s, end, SOFTPLUS: tl.constexpr, W: tl.constexpr, T: tl.constexpr):
-    """Step size, zero where the step does not exist, and its derivative by delta."""
-    dt = delta.to(tl.float32) + bias[None, None, :]
-    slope = tl.full(dt.shape, 1.0, tl.float32)
+def _load_rows(p, token, m_token, o_d, m_d, stride, none):
+    """(T, channels) of the tokens, `none` where there is no token."""
+    return tl.load(
+        p + (token[:, None] * stride + o_d[None, :]),
+        mask=m_token[:, None] & m_d[None, :],
+        other=none,
+    )
+
+
+@triton.jit
+def _load_projections(p_B, p_C, o_B, m_token):
+    """B and C of a state index for the tile's tokens, (T, 2).
+
+    One load of 2 T values, shared by the threads: two loads of T would be made by every thread.
+    """
+    p = tl.where(tl.arange(0, 2)[None, :] == 0, p_B, p_C)
+    return tl.load(p + o_B[:, None], mask=m_token[:, None], other=0.0)
+
+
+@triton.jit
+def _scale_projections(BC):
+    """float32, and B times ln(2), for step sizes are times log2(e)."""
+    return BC.to(tl.float32) * tl.where(tl.arange(0, 2)[None, :] == 0, LN2, 1.0)
+
+
+@triton.jit
+def _exchange(x, y, M: tl.constexpr):
+    """Of lanes that differ in bit M the lower one gets the sum of both in x, the other in y."""
+    lane = tl.arange(0, x.shape[1])[None, :]
+    upper = (lane & M) != 0
+    kept = tl.where(upper, y, x)
+    sent = tl.where(upper, x, y)
+    return kept + _swap_lanes(sent, M)
+
+
+@triton.jit
+def _swap_lanes(x, M: tl.constexpr):
+    """Exchange the columns of x that differ in bit M of their index."""
+    L: tl.constexpr = x.shape[1]
+    pairs = tl.reshape(x.to(tl.int32, bitcast=True), [x.shape[0], L // (2 * M), 2, M])
+    swapped = tl.xor_sum(pairs, 2)[:, :, None, :] ^ pairs  # a ^ b ^ a = b: one shuffle
+    return tl.reshape(swapped, [x.shape[0], L]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _split_rows(x):
+    """The upper and the lower half of the rows of x."""
+    half: tl.constexpr = x.shape[0] // 2
+    return tl.split(tl.permute(tl.reshape(x, [2, half, x.shape[1]]), (1, 2, 0)))
+
+
+@triton.jit
+def _sum_channels(x, y, LANES: tl.constexpr):
+    """Sum x and y (T, channels) over the channels, each lane ending with some of the 2 T sums.
+
+    A butterfly that halves the values at every exchange, instead of repeating all sums in all
+    lanes. Returns (2 T / LANES, LANES): see `_sum_steps` for what is where.
+    """
+    T: tl.constexpr = x.shape[0]
+    V: tl.constexpr = x.shape[1] // LANES
+    x = tl.sum(tl.reshape(x, [T, LANES, V]), 2)
+    y = tl.sum(tl.reshape(y, [T, LANES, V]), 2)
+    x = _exchange(x, y, LANES // 2)
+    M: tl.constexpr = LANES // 2
+    for i in tl.static_range(1, 6):
+        if M >> i > 0:
+            if x.shape[0] > 1:
+                x, y = _split_rows(x)
+                x = _exchange(x, y, M >> i)
+            else:
+                x = _exchange(x, x, M >> i)
+    return x
+
+
+@triton.jit
+def _sum_steps(T: tl.constexpr, LANES: tl.constexpr):
+    """Step within the tile of each result of `_sum_channels`, and whether it is of y."""
+    R: tl.constexpr = max(1, 2 * T // LANES)
+    SAME: tl.constexpr = max(1, LANES // (2 * T))  # lanes with the same sums
+    lane = tl.arange(0, LANES)[None, :]
+    return lane % (LANES // 2) // SAME * R + tl.arange(0, R)[:, None], lane >= LANES // 2
+
+
+@triton.jit
+def _step_sizes(
+    delta, bias2, i_s, end,
+    MASKED: tl.constexpr, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Step size times log2(e), zero where the step does not exist, and its derivative by delta."""
+    dt2 = delta.to(tl.float32) * LOG2E + bias2[None, :]
+    slope = tl.full(dt2.shape, 1.0, tl.float32)
     if SOFTPLUS:
-        dt, slope = _softplus(dt)
-    exists = (i_s + _tile_steps(W, T) < end)[:, :, None]
-    return tl.where(exists, dt, 0.0), tl.where(exists, slope, 0.0)
+        dt2, slope = _softplus(dt2, EXACT)
+    if MASKED:
+        exists = (i_s + tl.arange(0, T) < end)[:, None]
+        dt2 = tl.where(exists, dt2, 0.0)
+        slope = tl.where(exists, slope, 0.0)
+    return dt2, slope
 
 
 # Neither alignment nor masks depend on these: one kernel serves all their values.
@@ -173,11 +239,11 @@ _SIZES = ["k", "l"]
 
 @triton.jit(do_not_specialize=_SIZES)
 def _forward_kernel(
-    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt,
+    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt2,
     stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
+    N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
     STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_DT: tl.constexpr,
@@ -190,7 +256,6 @@ def _forward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
-    TILE: tl.constexpr = W * T
     if DENSE:  # rows of u and delta are adjacent, as y's: one offset serves all three
         stride_ul, stride_dl = d, d
 
@@ -201,110 +266,132 @@ def _forward_kernel(
     p_routes += i_b * stride_rb + i_k * length
     p_y += i_bk * l * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
-    p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE) * N * d
+    p_states += (i_bk * tl.cdiv(length, T) + begin // T) * N * d
 
     o_d = _channel_offsets(i_d, BD)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
-        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32) * LOG2E
     if HAS_D:
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
-    sum_dt = tl.zeros([W, BD], tl.float32)
+    sum_dt2 = tl.zeros([BD], tl.float32)
     if N == 1:  # the state and the decay rate stay in registers
-        a2_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+        A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
         state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
 
-    token, m_token, delta, u, no_gy = _load_tile(
-        p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, begin, end, l, o_d, m_d,
-        HAS_ROUTES, COMPLETE, WIDE, W, T, True, False,
-    )  # fmt: skip
-    for i_s in range(begin, end, TILE):
-        token_next, m_token_next, delta_next, u_next, no_gy = _load_tile(
-            p_routes, p_delta, p_u, p_u, stride_dl, stride_ul, 0, i_s + TILE, end, l, o_d, m_d,
-            HAS_ROUTES, COMPLETE, WIDE, W, T, True, False,
-        )  # fmt: skip
-        u = u.to(tl.float32)
-        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, W, T)
-        du = dt * u
-        y = tl.zeros([W, T, BD], tl.float32)
+    MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
+    EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
+    # Where only steps past the end are masked, minus infinity gives them a step size of zero.
+    none: tl.constexpr = 0.0 if MASKED else float("-inf")
+    o_t = tl.arange(0, T)
+    token, m_token = _load_tokens(p_routes, begin + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    delta = _load_rows(p_delta, token, m_token, o_d, m_d, stride_dl, none).to(tl.float32)
+    u = _load_rows(p_u, token, m_token, o_d, m_d, stride_ul, 0.0).to(tl.float32)
+    BC = _scale_projections(_load_projections(p_B, p_C, token * stride_Bl, m_token))
+    token_1, m_token_1 = _load_tokens(
+        p_routes, begin + T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+    )
+    for i_s in range(begin, end, T):
+        row, m_row = _load_tokens(
+            p_routes, i_s + T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
+        delta_1 = _load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none)
+        u_1 = _load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
+        token_2, m_token_2 = _load_tokens(
+            p_routes, i_s + 2 * T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
+        dt2, slope = _step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        du = dt2 * u
+        y = tl.zeros([T, BD], tl.float32)
         if HAS_D:
-            y = skip[None, None, :] * u
+            y = skip[None, :] * u
         if STORE_SUM_DT:
-            sum_dt += tl.sum(dt, 1)
+            sum_dt2 += tl.sum(dt2, 0)
         for n in range(N):
-            o_B = token * stride_Bl + n * stride_Bn
-            Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)
+            Bn, Cn = tl.split(BC)
+            last = n == N - 1
+            o_B = tl.where(last, token_1 * stride_Bl, token * stride_Bl + (n + 1) * stride_Bn)
+            BC_1 = _load_projections(p_B, p_C, o_B, tl.where(last, m_token_1, m_token))
             if N == 1:
-                a2, state = a2_1, state_1
+                A_n, state = A_1, state_1
             else:
-                a2 = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+                A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
                 state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             if STORE_STATES:
                 tl.store(p_states + n * d + o_d, state, mask=m_d)
-            a = tl.exp2(dt * a2[None, None, :])
-            h, h_prev, state = _scan_steps(a, du * Bn[:, :, None], state, W, T, False)
+            a = tl.exp2(dt2 * A_n[None, :])
+            h, h_prev, state = _scan_steps(a, du * Bn[:, None], state, T)
             if N == 1:
                 state_1 = state
             else:
                 tl.store(p_carry + n * d + o_d, state, mask=m_d)
             if STORE_Y:
-                Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
-                y += h * Cn[:, :, None]
+                y += h * Cn[:, None]
+            BC = _scale_projections(BC_1)
         if N > 1:
             tl.debug_barrier()  # the next tile reads the states this one wrote
         if STORE_Y:
-            mask = m_token[:, :, None] & m_d[None, None, :]
-            tl.store(p_y + (token[:, :, None] * d + o_d[None, None, :]), y, mask=mask)
+            row, m_row = _load_tokens(
+                p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            )
+            mask = m_row[:, None] & m_d[None, :]
+            tl.store(p_y + (row[:, None] * d + o_d[None, :]), y, mask=mask)
         p_states += N * d
-        token, m_token, delta, u = token_next, m_token_next, delta_next, u_next
+        token, m_token = token_1, m_token_1
+        delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
+        token_1, m_token_1 = token_2, m_token_2
 
     if N == 1:
         tl.store(p_carry + o_d, state_1, mask=m_d)
     if STORE_SUM_DT:
-        tl.store(p_sum_dt + (i_bk * num_seg + i_seg) * d + o_d, tl.sum(sum_dt, 0), mask=m_d)
+        tl.store(p_sum_dt2 + (i_bk * num_seg + i_seg) * d + o_d, sum_dt2, mask=m_d)
 
 
 @triton.jit(do_not_specialize=["k", "num_seg"])
 def _carry_kernel(
-    p_carry, p_sum_dt, p_A, p_first, k, d, num_seg,
-    N: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
+    p_carry, p_sum_dt2, p_A, p_first, k, d, num_seg,
+    N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
+    REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Turn segment ends (from zero) into segment starts, in place, one state index a program."""
     num_d = tl.cdiv(d, BD)
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     n = tl.program_id(1)
-    o_d = i_d * BD + tl.arange(0, BD)
+    o_d = _channel_offsets(i_d, BD)
     m_d = o_d < d
-    a2 = tl.load(p_A + ((i_bk % k) * d + o_d) * N + n, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+    A_n = tl.load(p_A + ((i_bk % k) * d + o_d) * N + n, mask=m_d, other=0.0).to(tl.float32)
     state = tl.zeros([BD], tl.float32)
     if HAS_FIRST:
         state = tl.load(p_first + (i_bk * N + n) * d + o_d, mask=m_d, other=0.0)
-    for i in range(num_seg):
-        i_seg = i_bk * num_seg + (num_seg - 1 - i if REVERSE else i)
-        end = tl.load(p_carry + (i_seg * N + n) * d + o_d, mask=m_d, other=0.0)
-        sum_dt = tl.load(p_sum_dt + i_seg * d + o_d, mask=m_d, other=0.0)
-        tl.store(p_carry + (i_seg * N + n) * d + o_d, state, mask=m_d)
-        state = tl.exp2(sum_dt * a2) * state + end
+    for i in range(0, num_seg, T):
+        o_seg = i + tl.arange(0, T)
+        mask = (o_seg < num_seg)[:, None] & m_d[None, :]
+        o_seg = i_bk * num_seg + (num_seg - 1 - o_seg if REVERSE else o_seg)
+        p_end = p_carry + (o_seg * N + n)[:, None] * d + o_d[None, :]
+        end = tl.load(p_end, mask=mask, other=0.0)
+        sum_dt2 = tl.load(p_sum_dt2 + o_seg[:, None] * d + o_d[None, :], mask=mask, other=0.0)
+        after, before, state = _scan_steps(tl.exp2(sum_dt2 * A_n[None, :]), end, state, T)
+        tl.store(p_end, before, mask=mask)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _backward_kernel(
     p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_states, p_carry,
-    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias,
+    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_sum_dt2,
     stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
     stride_db, stride_dk, stride_dl, stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
-    stride_gB,
+    stride_gB, stride_gdb, stride_gdk, stride_gdl,
     k, l, d, length, segment,
-    N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
+    N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
-    With SUMMARY only r is computed, for the carry across segments.
+    With SUMMARY only r and the sum of the step sizes are computed, for the carry across segments.
     """
     num_d = tl.cdiv(d, BD)
     i_d = tl.program_id(0) % num_d
@@ -313,8 +400,7 @@ def _backward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
-    TILE: tl.constexpr = W * T
-    num_tiles = tl.cdiv(end - begin, TILE)
+    num_tiles = tl.cdiv(end - begin, T)
     if DENSE:
         stride_ul, stride_dl, stride_gl = d, d, d
 
@@ -324,11 +410,11 @@ def _backward_kernel(
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * length
-    p_states += (i_bk * tl.cdiv(length, TILE) + begin // TILE + num_tiles - 1) * N * d
+    p_states += (i_bk * tl.cdiv(length, T) + begin // T + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
-    p_gA += (i_bk * num_seg + i_seg) * W * N * d
+    p_gA += (i_bk * num_seg + i_seg) * N * d
     p_gu += i_bk * l * d
-    p_gdelta += i_bk * l * d
+    p_gdelta += i_b * stride_gdb + i_k * stride_gdk
     p_gB += i_d * stride_gB + i_bk * l * N
     p_gC += i_d * stride_gB + i_bk * l * N
 
@@ -336,120 +422,122 @@ def _backward_kernel(
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
-        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32) * LOG2E
     skip = tl.zeros([BD], tl.float32)
     if HAS_D:
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
-    o_gA = tl.arange(0, W)[:, None] * (N * d) + o_d[None, :]  # every warp sums its own steps
-    m_gA = (tl.arange(0, W) >= 0)[:, None] & m_d[None, :]
-    gD = tl.zeros([W, BD], tl.float32)
-    gbias = tl.zeros([W, BD], tl.float32)
+    gD = tl.zeros([BD], tl.float32)
+    gbias = tl.zeros([BD], tl.float32)
     if N == 1:
         A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
         r_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
-        gA_1 = tl.zeros([W, BD], tl.float32)
+        gA_1 = tl.zeros([BD], tl.float32)
 
-    for i in range(num_tiles):
-        i_s = begin + (num_tiles - 1 - i) * TILE
-        token, m_token, delta, u, gy = _load_tile(
-            p_routes, p_delta, p_u, p_gy, stride_dl, stride_ul, stride_gl, i_s, end, l, o_d, m_d,
-            HAS_ROUTES, COMPLETE, WIDE, W, T, not SUMMARY, True,
-        )  # fmt: skip
-        dt, slope = _step_sizes(delta, bias, i_s, end, SOFTPLUS, W, T)
-        gy = gy.to(tl.float32)
+    MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
+    EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
+    # Where only steps past the end are masked, minus infinity gives them a step size of zero.
+    none: tl.constexpr = 0.0 if MASKED else float("-inf")
+    o_t = tl.arange(0, T)
+    LANES: tl.constexpr = min(BD, 32)
+    o_sum, is_C = _sum_steps(T, LANES)
+    sum_dt2 = tl.zeros([BD], tl.float32)
+    i_s = begin + (num_tiles - 1) * T
+    token, m_token = _load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    for _ in range(num_tiles):
+        row, m_row = _load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        delta = _load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none).to(tl.float32)
+        gy = _load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0).to(tl.float32)
         if not SUMMARY:
-            u = u.to(tl.float32)
-            du = dt * u
-            gB_dot = tl.zeros([W, T, BD], tl.float32)  # <g, B>
-            gdt = tl.zeros([W, T, BD], tl.float32)
+            u = _load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
+            h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
+        BC = _scale_projections(_load_projections(p_B, p_C, token * stride_Bl, m_token))
+        token_1, m_token_1 = _load_tokens(
+            p_routes, i_s - T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
+        dt2, slope = _step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        if SUMMARY:
+            sum_dt2 += tl.sum(dt2, 0)
+        if not SUMMARY:
+            token_sum, m_sum = _load_tokens(
+                p_routes, i_s + o_sum, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            )
+            p_gBC = tl.where(is_C, p_gC, p_gB) + token_sum * N
+            du = dt2 * u
+            gdu = tl.zeros([T, BD], tl.float32)  # <g, B>
+            gdt = tl.zeros([T, BD], tl.float32)
         for n in range(N):
             if N == 1:
                 A_n, r_in = A_1, r_1
             else:
                 A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
                 r_in = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
-            o_B = token * stride_Bl + n * stride_Bn
-            Cn = tl.load(p_C + o_B, mask=m_token, other=0.0).to(tl.float32)
-            w = gy * Cn[:, :, None]
-            a = tl.exp2(dt * (A_n * LOG2E)[None, None, :])
-            r, r_next, r_out = _scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, W, T, True)
+            Bn, Cn = tl.split(BC)
+            more = n < N - 1
+            o_B = token * stride_Bl + (n + 1) * stride_Bn
+            BC_1 = _load_projections(p_B, p_C, o_B, m_token & more)
+            w = gy * Cn[:, None]
+            a = tl.exp2(dt2 * A_n[None, :])
+            r, r_next, r_out = _scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, T)
             if N == 1:
                 r_1 = r_out
             else:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
             if not SUMMARY:
                 r, r_next = _flip_steps(r), _flip_steps(r_next)
-                Bn = tl.load(p_B + o_B, mask=m_token, other=0.0).to(tl.float32)[:, :, None]
-                h0 = tl.load(p_states + n * d + o_d, mask=m_d, other=0.0)
-                h, h_prev, h_end = _scan_steps(a, du * Bn, h0, W, T, False)
+                h, h_prev, h_end = _scan_steps(a, du * Bn[:, None], h0, T)
+                h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
                 g = w + r_next
-                tl.store(p_gC + (token * N + n), tl.sum(gy * h, 2), mask=m_token)
-                tl.store(p_gB + (token * N + n), tl.sum(g * du, 2), mask=m_token)
-                gB_dot += g * Bn
+                gBC = _sum_channels(g * du, gy * h, LANES) * tl.where(is_C, 1.0, LN2)
+                tl.store(p_gBC + n, gBC, mask=m_sum)
+                gdu += g * Bn[:, None]
                 ga = r * h_prev  # gradient of dt A_n
-                gdt += ga * A_n[None, None, :]
-                gA = tl.sum(ga * dt, 1)
+                gdt += ga * A_n[None, :]
+                gA = tl.sum(ga * dt2, 0)
                 if N == 1:
                     gA_1 += gA
                 else:
-                    gA += tl.load(p_gA + n * d + o_gA, mask=m_gA, other=0.0)
-                    tl.store(p_gA + n * d + o_gA, gA, mask=m_gA)
+                    gA += tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
+                    tl.store(p_gA + n * d + o_d, gA, mask=m_d)
+            BC = _scale_projections(BC_1)
         p_states -= N * d
         if N > 1:
             tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
         if not SUMMARY:
-            gdt = (gdt + u * gB_dot) * slope
-            gD += tl.sum(gy * u, 1)
-            gbias += tl.sum(gdt, 1)
-            mask = m_token[:, :, None] & m_d[None, None, :]
-            offsets = token[:, :, None] * d + o_d[None, None, :]
-            tl.store(p_gu + offsets, dt * gB_dot + skip[None, None, :] * gy, mask=mask)
-            tl.store(p_gdelta + offsets, gdt, mask=mask)
+            gdt = (gdt + u * LOG2E * gdu) * slope
+            gD += tl.sum(gy * u, 0)
+            gbias += tl.sum(gdt, 0)
+            row, m_row = _load_tokens(
+                p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            )
+            mask = m_row[:, None] & m_d[None, :]
+            gu = dt2 * gdu + skip[None, :] * gy
+            tl.store(p_gu + (row[:, None] * d + o_d[None, :]), gu, mask=mask)
+            tl.store(p_gdelta + (row[:, None] * stride_gdl + o_d[None, :]), gdt, mask=mask)
+        token, m_token = token_1, m_token_1
+        i_s -= T
 
     if N == 1:
         tl.store(p_carry + o_d, r_1, mask=m_d)
         if not SUMMARY:
-            tl.store(p_gA + o_gA, gA_1, mask=m_gA)
-    if not SUMMARY:
-        o_sum = (i_bk * num_seg + i_seg) * d + o_d
-        tl.store(p_gD + o_sum, tl.sum(gD, 0), mask=m_d)
-        tl.store(p_gbias + o_sum, tl.sum(gbias, 0), mask=m_d)
-
-
-class _Tile(NamedTuple):
-    """Shape of a tile: warps x steps of each x channels. States are saved at tile starts."""
-
-    warps: int
-    steps: int
-    channels: int
-
-    @property
-    def length(self) -> int:
-        return self.warps * self.steps
-
-
-def _tile(d: int, n: int) -> _Tile:
-    """Tile by channels and state size.
-
-    Two channels a thread share the work on a row, unless they leave threads idle. With n > 1 the
-    totals of the warps are combined n times a tile, so there are fewer of them.
-    """
-    wide = d % 64 == 0
-    if n == 1:
-        tile = _Tile(4, 8, 64) if wide else _Tile(2, 16, 32)
+            tl.store(p_gA + o_d, gA_1, mask=m_d)
+    o_segment = (i_bk * num_seg + i_seg) * d + o_d
+    if SUMMARY:
+        tl.store(p_sum_dt2 + o_segment, sum_dt2, mask=m_d)
     else:
-        tile = _Tile(2, 8, 64 if wide or d > 128 else 32)
-    if _interpreting():  # a lane costs time there; on a GPU a warp is a warp
-        tile = tile._replace(channels=min(tile.channels, triton.next_power_of_2(d)))
-    return tile
+        tl.store(p_gD + o_segment, gD, mask=m_d)
+        tl.store(p_gbias + o_segment, gbias, mask=m_d)
 
 
 def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
-    """States the forward keeps for the backward: at every tile's start, or none (recomputed)."""
+    """States that the forward pass keeps for the backward pass, or none (recomputed)."""
     if n > MAX_SAVED_STATE_SIZE:
         return (0,)
-    return (b, k, triton.cdiv(length, _tile(d, n).length), n, d)
+    return _states_shape(b, k, length, d, n)
+
+
+def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
+    return (b, k, triton.cdiv(length, STEPS), n, d)
 
 
 def selective_scan_forward(
@@ -458,8 +546,7 @@ def selective_scan_forward(
     """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
-    partial = reduce_sum and k > 1
-    y = call.new_tokens(d, torch.float32 if partial else u.dtype)
+    y = call.new_tokens(d, u.dtype)
     states = u.new_empty(
         saved_states_shape(b, k, call.length, d, n) if save_states else (0,), dtype=torch.float32
     )
@@ -468,7 +555,7 @@ def selective_scan_forward(
         call.run_forward(carry, y=y, states=states if states.numel() else None)
     last_state = carry[:, :, -1].transpose(2, 3).contiguous()
     if reduce_sum:
-        y = y.sum(1).to(u.dtype) if partial else y[:, 0]
+        y = y.sum(1) if k > 1 else y[:, 0]
     return y, last_state, states
 
 
@@ -492,8 +579,7 @@ def selective_scan_backward(
     b, k, l, d, n = call.sizes
     with call.device():
         if not states.numel():
-            num_tiles = triton.cdiv(call.length, call.tile.length)
-            states = u.new_empty(b, k, num_tiles, n, d, dtype=torch.float32)
+            states = u.new_empty(_states_shape(b, k, call.length, d, n), dtype=torch.float32)
             call.run_forward(call.segment_starts(), states=states)
         return call.run_backward(_unit_stride(grad_y), grad_last_state, states)
 
@@ -525,15 +611,17 @@ class _Call:
         self.routes = None if routes is None else routes.contiguous()
         self.length = l if routes is None else routes.shape[-1]
         self.zero_rows = routes is not None and not complete
-        self.tile = _tile(d, A.shape[2])
-        self.num_blocks = triton.cdiv(d, self.tile.channels)
+        self.channels = CHANNELS
+        if _interpreting():  # idle lanes cost time there
+            self.channels = min(CHANNELS, max(2, triton.next_power_of_2(d)))
+        self.num_blocks = triton.cdiv(d, self.channels)
         self.num_segments, self.segment = _split_length(
-            self.length, self.tile.length, b * k * self.num_blocks, u.device
+            self.length, b * k * self.num_blocks, u.device
         )
         self.flags = dict(
-            N=self.sizes[4], BD=self.tile.channels, W=self.tile.warps, T=self.tile.steps,
+            N=self.sizes[4], T=STEPS, BD=self.channels,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
-            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, num_warps=self.tile.warps,
+            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, num_warps=1,
         )  # fmt: skip
 
     def row_flags(self, *tensors: Tensor) -> dict[str, bool]:
@@ -571,7 +659,8 @@ class _Call:
             *_token_strides(self.u), *_token_strides(self.delta), *_strides(self.B),
             self._route_stride(),
             k, l, d, self.length, self.segment,
-            STORE_Y=y is not None, STORE_STATES=states is not None,
+            STORE_Y=y is not None,
+            STORE_STATES=states is not None,
             STORE_SUM_DT=sum_dt is not None, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
@@ -579,7 +668,7 @@ class _Call:
         """State at the start of every segment, (b, k, segments, n, d)."""
         carry = self.new_carry()
         if self.num_segments > 1:
-            sum_dt = carry.new_empty(*carry.shape[:3], carry.shape[4])
+            sum_dt = self._new_sum_dt()
             self.run_forward(carry, sum_dt=sum_dt)
             self._carry(carry, sum_dt)
         return carry
@@ -592,24 +681,27 @@ class _Call:
             first = grad_last_state.transpose(2, 3).contiguous()
         carry = self.new_carry()
         if self.num_segments > 1:
-            self._launch_backward(grad_y, states, carry, SUMMARY=True)
-            self._carry(carry, self._segment_step_sizes(), first, reverse=True)
+            sum_dt = self._new_sum_dt()
+            self._launch_backward(grad_y, states, carry, sum_dt=sum_dt, SUMMARY=True)
+            self._carry(carry, sum_dt, first, reverse=True)
         elif first is not None:
             carry[:, :, 0] = first
 
         shared_u = self.u.shape[1] != k
-        gu = self.new_tokens(d, f32 if shared_u else self.u.dtype)
-        gdelta = self.new_tokens(d, self.delta.dtype)
+        gu = self.new_tokens(d, self.u.dtype)
+        gdelta = empty_like_tokens(self.delta)
+        if self.zero_rows:
+            gdelta.zero_()
         new_rows = self.u.new_zeros if self.zero_rows else self.u.new_empty
         gB, gC = (new_rows(self.num_blocks, b, k, l, n, dtype=f32) for _ in range(2))
-        gA = carry.new_zeros(*carry.shape[:3], self.tile.warps, n, d)
+        gA = carry.new_zeros(*carry.shape[:3], n, d)
         gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
         self._launch_backward(
             grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, SUMMARY=False
         )
         if shared_u:
-            gu = gu.sum(1, keepdim=True).to(self.u.dtype)
-        gA = gA.sum((0, 2, 3)).transpose(1, 2)
+            gu = gu.sum(1, keepdim=True)
+        gA = gA.sum((0, 2)).transpose(1, 2) * LN2.value
         return (
             gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.B.dtype),
             gC.sum(0).to(self.C.dtype),
@@ -619,30 +711,32 @@ class _Call:
 
     def _launch_backward(
         self, grad_y, states, carry,
-        gu=None, gdelta=None, gA=None, gB=None, gC=None, gD=None, gbias=None, *, SUMMARY,
+        gu=None, gdelta=None, gA=None, gB=None, gC=None, gD=None, gbias=None, sum_dt=None, *,
+        SUMMARY,
     ) -> None:  # fmt: skip
         b, k, l, d, n = self.sizes
-        outputs = (_or(t, carry) for t in (gu, gdelta, gA, gB, gC, gD, gbias))
+        gdelta = _or(gdelta, carry)
+        outputs = (gu, gdelta, gA, gB, gC, gD, gbias, sum_dt)
         _backward_kernel[self.grid](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
-            states, carry, *outputs,
+            states, carry, *(_or(t, carry) for t in outputs),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *_strides(self.B), self._route_stride(), b * k * l * n,
+            gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, SUMMARY=SUMMARY,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
-    def _segment_step_sizes(self) -> Tensor:
+    def _new_sum_dt(self) -> Tensor:
         b, k, _, d, _ = self.sizes
-        sum_dt = self.u.new_empty(b, k, self.num_segments, d, dtype=torch.float32)
-        self.run_forward(self.new_carry(), sum_dt=sum_dt)
-        return sum_dt
+        return self.u.new_empty(b, k, self.num_segments, d, dtype=torch.float32)
 
     def _carry(self, carry, sum_dt, first=None, reverse=False) -> None:
         b, k, _, d, n = self.sizes
         _carry_kernel[(b * k * self.num_blocks, n)](
             carry, sum_dt, self.A, _or(first, carry), k, d, self.num_segments,
-            N=n, BD=self.tile.channels, REVERSE=reverse, HAS_FIRST=first is not None, num_warps=1,
+            N=n, T=STEPS, BD=self.channels, REVERSE=reverse, HAS_FIRST=first is not None,
+            num_warps=1,
         )  # fmt: skip
 
     def _optional_inputs(self):
@@ -652,8 +746,18 @@ class _Call:
         return 0 if self.routes is None or self.routes.dim() == 2 else self.routes.stride(0)
 
 
-def _split_length(length: int, tile: int, programs: int, device: torch.device) -> tuple[int, int]:
-    """Number of segments and steps of each (a multiple of the tile) that fill the device."""
+def empty_like_tokens(x: Tensor) -> Tensor:
+    """Empty (b, k, l, d), laid out as x where that is (b, l, k, d), the way a projection gives it.
+
+    The gradient of the projection can then take it as it is.
+    """
+    if x.transpose(1, 2).is_contiguous():
+        return torch.empty_like(x.transpose(1, 2)).transpose(1, 2)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _split_length(length: int, programs: int, device: torch.device) -> tuple[int, int]:
+    """Number of segments, and steps of each (whole tiles), that fill the device."""
     if device.type != "cuda":
         return 1, length
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -661,7 +765,7 @@ def _split_length(length: int, tile: int, programs: int, device: torch.device) -
         return 1, length
     wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * multiprocessors, programs)
     segment = max(MIN_SEGMENT, triton.cdiv(length, wanted))
-    segment = triton.cdiv(segment, tile) * tile
+    segment = triton.cdiv(segment, STEPS) * STEPS
     return triton.cdiv(length, segment), segment
 
 
