@@ -204,3 +204,13 @@ def test_the_convolution_reads_and_writes_channels_last():
 def test_impossible_options_are_named(options, argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         SS2D(8, **options)
+
+
+def test_joint_step_size_projection_is_that_of_every_route():
+    torch.manual_seed(0)
+    mixer = SS2D(16, d_state=2, dt_rank=3)
+    x = torch.randn(2, 5, 32)
+    delta, _, _ = mixer.project(x)
+    projected = F.linear(x, mixer.x_proj_weight.flatten(0, 1))
+    joint = F.linear(projected, mixer.joint_dt_weight()).unflatten(-1, delta.shape[1::2])
+    torch.testing.assert_close(joint.transpose(1, 2), delta)

@@ -195,15 +195,30 @@ class SS2D(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, l, d_inner) to delta (b, k, l, d), B and C (b, k, l, n), in token order."""
         k, slices = self.scan.num_routes, self.scan.num_slices
+        delta = None
         if slices == 1:
-            x = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (k, -1))
+            x = F.linear(x, self.x_proj_weight.flatten(0, 1))
+            if x.is_cuda:
+                delta = F.linear(x, self.joint_dt_weight()).unflatten(-1, (k, -1)).transpose(1, 2)
+            x = x.unflatten(-1, (k, -1))
         else:
             x = x.unflatten(-1, (slices, -1))
             weight = self.x_proj_weight.unflatten(0, (slices, -1))
             x = torch.einsum("blpd,pkcd->blpkc", x, weight).flatten(2, 3)
         dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = torch.einsum("blkr,kdr->bkld", dt, self.dt_projs_weight)
+        if delta is None:
+            delta = torch.einsum("blkr,kdr->bkld", dt, self.dt_projs_weight)
         return delta, B.transpose(1, 2), C.transpose(1, 2)
+
+    def joint_dt_weight(self) -> Tensor:
+        """All step-size projections as one matrix (k d, k (r + 2 n)), zero where they do not meet.
+
+        It takes the whole output of the first projection. On a GPU one product of plain, aligned
+        matrices is faster than k small ones, forward and backward, in spite of the zeros.
+        """
+        weight = F.pad(self.dt_projs_weight, (0, 2 * self.d_state))  # B and C have no part in it
+        own = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
+        return (weight.unsqueeze(2) * own[:, None, :, None]).flatten(2).flatten(0, 1)
 
     def recurrence(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay rates A (k, d, n), skip weights D (k, d) and step-size biases (k, d)."""
