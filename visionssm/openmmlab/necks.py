@@ -10,6 +10,9 @@ from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+# For `norm_cfg` of heads: ViTDet's normalise the channels of each pixel.
+MODELS.register_module(name="ChannelLayerNorm", module=LayerNorm2d)
+
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):

@@ -1,0 +1,3 @@
+"""VMamba-T s2l5, Mask R-CNN 3x: published AP 48.9 of boxes, 43.7 of masks."""
+
+_base_ = ["../_base_/mask_rcnn_vmamba_tiny_s2l5.py", "../_base_/coco_3x.py"]
