@@ -149,6 +149,7 @@ MODELS = (
     ),
     ModelCase("Spatial-Mamba-T", "spatial_mamba_tiny", goals=_goals(9000, 3000)),
     ModelCase("VSSD-T", "vssd_tiny"),
+    ModelCase("EfficientVMamba-T", "efficientvmamba_tiny"),
     ModelCase("EfficientViM-M1", "ssm_efficientvim_m1", batch=256, goals=_goals(90000, 15000)),
     ModelCase(
         "EfficientViM-M4 256", "ssm_efficientvim_m4", batch=256, size=256,

@@ -19,6 +19,7 @@ SMALL = {
         "depths": (1, 1), "dims": (8, 16), "num_heads": (2, 4), "d_state": 5,
         "mixers": ("ssd", "attention"),
     },
+    "efficientvmamba_tiny": {"depths": (1, 1, 1), "dims": (8, 16, 24)},
     "vim_tiny": {"depth": 2, "embed_dim": 16, "img_size": (40, 56), "dynamic_img_size": True},
 }  # fmt: skip
 OPERATORS = {  # else the selective scan

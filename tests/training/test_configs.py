@@ -26,6 +26,7 @@ DROP_PATH = {
 
 SPATIAL_MAMBA = {"spatial_mamba_tiny": 0.2, "spatial_mamba_small": 0.3, "spatial_mamba_base": 0.5}
 VSSD = {"vssd_micro": 0.1, "vssd_tiny": 0.2, "vssd_small": 0.4, "vssd_base": 0.6}
+EFFICIENTVMAMBA = {f"efficientvmamba_{size}": 0.2 for size in ("tiny", "small", "base")}
 VIM = {  # config -> model, of which the plus forms start from the weights; drop path rate
     "vim_tiny": ("vim_tiny", 0.0),
     "vim_small": ("vim_small", 0.05),
@@ -46,9 +47,10 @@ def imagenet_config(name: str):
 @pytest.mark.parametrize(
     ("family", "recipes"),
     [
-        ("*vmamba_*", DROP_PATH),
+        ("v*mamba_*", DROP_PATH),
         ("spatial_mamba_*", SPATIAL_MAMBA),
         ("vssd_*", VSSD),
+        ("efficientvmamba_*", EFFICIENTVMAMBA),
         ("vim_*", VIM),
         ("efficientvim_*", EFFICIENTVIM),
     ],
@@ -59,7 +61,8 @@ def test_every_published_recipe_has_a_config(family, recipes):
 
 
 @pytest.mark.parametrize(
-    ("name", "drop_path"), [*DROP_PATH.items(), *SPATIAL_MAMBA.items(), *VSSD.items()]
+    ("name", "drop_path"),
+    [item for rates in (DROP_PATH, SPATIAL_MAMBA, VSSD, EFFICIENTVMAMBA) for item in rates.items()],
 )
 def test_config_names_a_registered_model_with_its_published_drop_path(name, drop_path):
     network = imagenet_config(name).model.network
@@ -72,7 +75,8 @@ def test_config_names_a_registered_model_with_its_published_drop_path(name, drop
 
 
 @pytest.mark.parametrize(
-    "name", ["vmamba_tiny_s1l8", "spatial_mamba_tiny", "vssd_small", "vssd_base"]
+    "name",
+    ["vmamba_tiny_s1l8", "spatial_mamba_tiny", "vssd_small", "vssd_base", "efficientvmamba_small"],
 )
 def test_recipe_is_the_published_one(name):
     cfg = imagenet_config(name)

@@ -177,12 +177,23 @@ EFFICIENTVIM = Published(
     detection=(Detection("ssm_efficientvim_m4", "Mask R-CNN 1x", "-", "-", 39.7, 36.4),),
     segmentation=(),
 )
+EFFICIENTVMAMBA = Published(
+    source="https://github.com/TerryPei/EfficientVMamba/blob/0bc5ee2/README.md",
+    classification=(
+        Classification("efficientvmamba_tiny", "EfficientVMamba-T", 76.5, "6M", "0.8G"),
+        Classification("efficientvmamba_small", "EfficientVMamba-S", 78.7, "11M", "1.3G"),
+        Classification("efficientvmamba_base", "EfficientVMamba-B", 81.8, "33M", "4.0G"),
+    ),
+    detection=(),
+    segmentation=(),
+)
 FAMILIES = {
     "vmamba": VMAMBA,
     "vim": VIM,
     "spatial_mamba": SPATIAL_MAMBA,
     "vssd": VSSD,
     "efficientvim": EFFICIENTVIM,
+    "efficientvmamba": EFFICIENTVMAMBA,
 }
 
 

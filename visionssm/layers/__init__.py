@@ -3,6 +3,7 @@
 from .bidirectional_mamba import BidirectionalMamba
 from .block import CPEBlock
 from .downsample import ConvDownsample, InvertedDownsample
+from .es2d import ES2D
 from .hsm_ssd import HSMSSD
 from .multi_head_scan import GatedMultiHeadScan, MultiHeadScan
 from .noncausal_ssd import NonCausalSSD
@@ -12,6 +13,7 @@ from .ss2d import SS2D
 from .stem import ConvStem, PatchStem, ResidualConvStem
 
 __all__ = [
+    "ES2D",
     "HSMSSD",
     "SS2D",
     "BidirectionalMamba",

@@ -3,6 +3,8 @@
 from . import (
     efficientvim,
     efficientvim_official,
+    efficientvmamba,
+    efficientvmamba_official,
     spatial_mamba,
     spatial_mamba_official,
     vim,
@@ -23,6 +25,8 @@ __all__ = [
     "accelerate",
     "efficientvim",
     "efficientvim_official",
+    "efficientvmamba",
+    "efficientvmamba_official",
     "from_official",
     "list_models",
     "spatial_mamba",

@@ -1,0 +1,5 @@
+"""EfficientVMamba-B on ImageNet-1k; published top-1 81.8 %. The recipe is VMamba's."""
+
+_base_ = "../_base_/vmamba_imagenet_300e.py"
+
+model = dict(network=dict(model_name="efficientvmamba_base", drop_path_rate=0.2))

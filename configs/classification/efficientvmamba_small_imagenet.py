@@ -1,0 +1,5 @@
+"""EfficientVMamba-S on ImageNet-1k; published top-1 78.7 %. The recipe is VMamba's."""
+
+_base_ = "../_base_/vmamba_imagenet_300e.py"
+
+model = dict(network=dict(model_name="efficientvmamba_small", drop_path_rate=0.2))
