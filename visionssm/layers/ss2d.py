@@ -198,7 +198,7 @@ class SS2D(nn.Module):
         delta = None
         if slices == 1:
             x = F.linear(x, self.x_proj_weight.flatten(0, 1))
-            if x.is_cuda:
+            if self.x_proj_weight.is_cuda:  # not x: a symbolic trace knows no device
                 delta = F.linear(x, self.joint_dt_weight()).unflatten(-1, (k, -1)).transpose(1, 2)
             x = x.unflatten(-1, (k, -1))
         else:
