@@ -25,6 +25,7 @@ def staged(kwargs: dict) -> dict:
 GOLDEN_BACKBONES = {  # family -> a registered model, and its options for official arguments
     "vmamba": ("vmamba_tiny_s1l8", staged),
     "spatialmamba": ("spatial_mamba_tiny", staged),
+    "efficientvmamba": ("efficientvmamba_tiny", staged),
     "efficientvim": (
         "ssm_efficientvim_m1",
         lambda kwargs: {
@@ -44,7 +45,7 @@ GOLDEN_BACKBONES = {  # family -> a registered model, and its options for offici
 }
 goldens = [
     (family, name)
-    for family in GOLDEN_BACKBONES
+    for family in sorted(GOLDEN_BACKBONES.keys() & SMALL.keys())
     for name in golden_names(family)
     if "backbone" in name
 ]

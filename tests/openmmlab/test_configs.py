@@ -162,6 +162,17 @@ def test_every_published_model_has_a_config():
     assert PUBLISHED.keys() <= stems
 
 
+def test_a_stock_config_takes_the_lines_of_the_readme(tmp_path):
+    blocks = Path("README.md").read_text().split("```python\n")
+    lines = next(block for block in blocks if block.startswith("custom_imports")).split("```")[0]
+    base = '_base_ = ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]\n'
+    (tmp_path / "config.py").write_text(base + lines)
+    cfg = Config.fromfile(tmp_path / "config.py")
+    with torch.device("meta"):
+        model = build_in_scope(cfg.default_scope, cfg.model)
+    assert model.backbone.arch == cfg.model.backbone.arch
+
+
 def rates(cfg: Config, steps: list[int], steps_an_epoch: int = 10_000) -> list[float]:
     """Learning rate at some steps, over that of the optimizer."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
