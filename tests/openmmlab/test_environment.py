@@ -12,8 +12,8 @@ from visionssm.openmmlab.environment import check_packages
 
 
 @pytest.mark.parametrize(("missing", "message"), [
-    (["mmcv"], "needs mmcv: pip install 'visionssm[openmmlab]'"),
-    (["mmdet", "mmseg"], "needs mmdet or mmseg: pip install 'visionssm[openmmlab]'"),
+    (["mmcv"], "needs mmcv: pip install --no-build-isolation 'visionssm[openmmlab]'"),
+    (["mmdet", "mmseg"], "needs mmdet or mmseg: pip install --no-build-isolation"),
     (["mmcv.ops"], "no compiled operations"),
 ])  # fmt: skip
 def test_missing_package_is_named_in_one_sentence(missing, message, monkeypatch):

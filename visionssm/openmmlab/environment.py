@@ -6,7 +6,8 @@ import importlib
 from importlib.util import find_spec
 
 FORKS = "pip install 'onedl-mmdetection>=3.5.1' 'onedl-mmsegmentation>=1.4.2'"
-MISSING = "pip install 'visionssm[openmmlab]'"
+# mmcv compiles its operations only where it sees torch, which pip's isolated builds do not.
+MISSING = "pip install --no-build-isolation 'visionssm[openmmlab]'"
 TOOLBOXES = ("mmdet", "mmseg")
 
 
