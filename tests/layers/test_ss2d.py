@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from visionssm.layers import SS2D
+from visionssm.layers.ss2d import joint_dt_weight
 from visionssm.scans import Scan, get_scan, list_scans
 
 SCANS = [*list_scans(), "window(size=2)", "multi_head(heads='CZ')"]
@@ -212,5 +213,6 @@ def test_joint_step_size_projection_is_that_of_every_route():
     x = torch.randn(2, 5, 32)
     delta, _, _ = mixer.project(x)
     projected = F.linear(x, mixer.x_proj_weight.flatten(0, 1))
-    joint = F.linear(projected, mixer.joint_dt_weight()).unflatten(-1, delta.shape[1::2])
+    joint = joint_dt_weight(mixer.dt_projs_weight, others=2 * 2)
+    joint = F.linear(projected, joint).unflatten(-1, delta.shape[1::2])
     torch.testing.assert_close(joint.transpose(1, 2), delta)

@@ -18,13 +18,35 @@ from .precision import at_least_float32
 from .scan_init import init_decay_rates_, init_step_sizes_
 from .typing import Layer
 
-# It looks at sizes and devices, so a symbolic trace keeps it as a single call.
+# What looks at sizes and devices is a single call to a symbolic trace.
 register_notrace_function(selective_scan)
 
 INITS = ("v0", "v1", "v2")
 
 
-@register_notrace_module  # for the same reason; and a trace could not write a `Scan` down
+@register_notrace_function  # looks at the device
+def project_step_sizes(x: Tensor, weight: Tensor) -> Tensor:
+    """Second projection of the step sizes, (b, l, k, r + 2 n) and (k, d, r) to (b, k, l, d)."""
+    k, _, r = weight.shape
+    if x.is_cuda:
+        joint = joint_dt_weight(weight, x.shape[-1] - r)
+        return F.linear(x.flatten(2), joint).unflatten(-1, (k, -1)).transpose(1, 2)
+    return torch.einsum("blkr,kdr->bkld", x[..., :r], weight)
+
+
+def joint_dt_weight(weight: Tensor, others: int) -> Tensor:
+    """All step-size projections as one matrix (k d, k (r + others)), zero where they do not meet.
+
+    It takes the whole output of the first projection, of which `others` numbers a route, B and C,
+    have no part in it. On a GPU one product of plain, aligned matrices is faster than k small ones,
+    forward and backward, in spite of the zeros.
+    """
+    weight = F.pad(weight, (0, others))
+    own = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
+    return (weight.unsqueeze(2) * own[:, None, :, None]).flatten(2).flatten(0, 1)
+
+
+@register_notrace_module  # a trace could not write a `Scan` down
 class Routes(nn.Module):
     """Routes of a scan over a grid, on the device of a tensor: int32 (k, s)."""
 
@@ -195,30 +217,15 @@ class SS2D(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, l, d_inner) to delta (b, k, l, d), B and C (b, k, l, n), in token order."""
         k, slices = self.scan.num_routes, self.scan.num_slices
-        delta = None
         if slices == 1:
-            x = F.linear(x, self.x_proj_weight.flatten(0, 1))
-            if self.x_proj_weight.is_cuda:  # not x: a symbolic trace knows no device
-                delta = F.linear(x, self.joint_dt_weight()).unflatten(-1, (k, -1)).transpose(1, 2)
-            x = x.unflatten(-1, (k, -1))
+            x = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (k, -1))
         else:
             x = x.unflatten(-1, (slices, -1))
             weight = self.x_proj_weight.unflatten(0, (slices, -1))
             x = torch.einsum("blpd,pkcd->blpkc", x, weight).flatten(2, 3)
-        dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        if delta is None:
-            delta = torch.einsum("blkr,kdr->bkld", dt, self.dt_projs_weight)
+        _, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = project_step_sizes(x, self.dt_projs_weight)
         return delta, B.transpose(1, 2), C.transpose(1, 2)
-
-    def joint_dt_weight(self) -> Tensor:
-        """All step-size projections as one matrix (k d, k (r + 2 n)), zero where they do not meet.
-
-        It takes the whole output of the first projection. On a GPU one product of plain, aligned
-        matrices is faster than k small ones, forward and backward, in spite of the zeros.
-        """
-        weight = F.pad(self.dt_projs_weight, (0, 2 * self.d_state))  # B and C have no part in it
-        own = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
-        return (weight.unsqueeze(2) * own[:, None, :, None]).flatten(2).flatten(0, 1)
 
     def recurrence(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay rates A (k, d, n), skip weights D (k, d) and step-size biases (k, d)."""
