@@ -25,6 +25,13 @@ model = dict(
         dict(type="FinerLevels", channels=256, num_levels=1),
     ],
 )
-train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_evaluator = dict(metric="bbox")
 test_evaluator = val_evaluator

@@ -194,6 +194,17 @@ def test_every_model_is_found_under_either_scope():
             assert len(backbone.out_channels) == len(backbone.strides) > 0
 
 
+@each_family
+def test_mmseg_takes_the_models_through_its_timm_backbone_too(family):
+    arch, sizes = SMALL[family]
+    cfg = {"type": "TIMMBackbone", "model_name": arch, "pretrained": False, **sizes}
+    stages = small_backbone(family).out_indices
+    backbone = build_in_scope("mmseg", {**cfg, "out_indices": stages}).eval()
+    image = torch.randn(1, 3, 224, 224)  # the size that a Vim is built for
+    shapes = [m.shape for m in small_backbone(family)(image)]
+    assert [m.shape for m in backbone(image)] == shapes
+
+
 @pytest.mark.parametrize(("kwargs", "message"), [
     ({"arch": "vmamba_tiny"}, "arch: expected a model of visionssm.*vmamba_tiny_s2l5"),
     ({"out_indices": [0, 5]}, "out_indices: expected stages from 0 to 1"),
