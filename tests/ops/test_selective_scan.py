@@ -83,6 +83,17 @@ def test_sum_is_the_sum_of_the_routes(implementation):
 
 
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_inputs_may_differ_in_dtype(implementation):
+    inputs = make_inputs(1, 2, 19, 6, 2)
+    for name, dtype in (("delta", torch.float16), ("B", torch.bfloat16)):
+        inputs[name] = inputs[name].detach().to(dtype).requires_grad_()
+    exact = outputs_and_gradients(to_double(inputs), implementation="reference")
+    actual = outputs_and_gradients(inputs, implementation=implementation)
+    assert all(actual[f"grad_{name}"].dtype == t.dtype for name, t in inputs.items())
+    assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
 def test_optional_inputs(implementation):
     inputs = make_inputs(1, 2, 19, 6, 2)
     inputs = {name: inputs[name] for name in ("u", "delta", "A", "B", "C")}

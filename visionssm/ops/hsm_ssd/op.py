@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..dispatch import resolve_implementation
 from . import torch_impl
 
-__all__ = ["IMPLEMENTATIONS", "hsm_ssd_op"]
+__all__ = ["hsm_ssd_op"]
 
 _lib = torch.library.Library("visionssm", "FRAGMENT")
 _lib.define(

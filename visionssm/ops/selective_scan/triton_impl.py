@@ -42,7 +42,7 @@ import triton.language as tl
 from torch import Tensor
 
 STEPS = 16  # of a tile
-CHANNELS = 32  # of a tile, one a thread
+CHANNELS = 32  # of a tile, at most: one a thread
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
@@ -185,35 +185,27 @@ def _split_rows(x):
 
 
 @triton.jit
-def _sum_channels(x, y, LANES: tl.constexpr):
+def _sum_channels(x, y):
     """Sum x and y (T, channels) over the channels, each lane ending with some of the 2 T sums.
 
     A butterfly that halves the values at every exchange, instead of repeating all sums in all
-    lanes. Returns (2 T / LANES, LANES): see `_sum_steps` for what is where.
+    lanes. Returns (2 T / channels, channels): see `_sum_steps` for what is where.
     """
-    T: tl.constexpr = x.shape[0]
-    V: tl.constexpr = x.shape[1] // LANES
-    x = tl.sum(tl.reshape(x, [T, LANES, V]), 2)
-    y = tl.sum(tl.reshape(y, [T, LANES, V]), 2)
-    x = _exchange(x, y, LANES // 2)
-    M: tl.constexpr = LANES // 2
-    for i in tl.static_range(1, 6):
+    M: tl.constexpr = x.shape[1] // 2
+    x = _exchange(x, y, M)
+    for i in tl.static_range(1, 5):
         if M >> i > 0:
-            if x.shape[0] > 1:
-                x, y = _split_rows(x)
-                x = _exchange(x, y, M >> i)
-            else:
-                x = _exchange(x, x, M >> i)
+            upper, lower = _split_rows(x)
+            x = _exchange(upper, lower, M >> i)
     return x
 
 
 @triton.jit
-def _sum_steps(T: tl.constexpr, LANES: tl.constexpr):
+def _sum_steps(T: tl.constexpr, BD: tl.constexpr):
     """Step within the tile of each result of `_sum_channels`, and whether it is of y."""
-    R: tl.constexpr = max(1, 2 * T // LANES)
-    SAME: tl.constexpr = max(1, LANES // (2 * T))  # lanes with the same sums
-    lane = tl.arange(0, LANES)[None, :]
-    return lane % (LANES // 2) // SAME * R + tl.arange(0, R)[:, None], lane >= LANES // 2
+    R: tl.constexpr = 2 * T // BD
+    lane = tl.arange(0, BD)[None, :]
+    return lane % (BD // 2) * R + tl.arange(0, R)[:, None], lane >= BD // 2
 
 
 @triton.jit
@@ -222,7 +214,7 @@ def _step_sizes(
     MASKED: tl.constexpr, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Step size times log2(e), zero where the step does not exist, and its derivative by delta."""
-    dt2 = delta.to(tl.float32) * LOG2E + bias2[None, :]
+    dt2 = delta * LOG2E + bias2[None, :]
     slope = tl.full(dt2.shape, 1.0, tl.float32)
     if SOFTPLUS:
         dt2, slope = _softplus(dt2, EXACT)
@@ -439,8 +431,7 @@ def _backward_kernel(
     # Where only steps past the end are masked, minus infinity gives them a step size of zero.
     none: tl.constexpr = 0.0 if MASKED else float("-inf")
     o_t = tl.arange(0, T)
-    LANES: tl.constexpr = min(BD, 32)
-    o_sum, is_C = _sum_steps(T, LANES)
+    o_sum, is_C = _sum_steps(T, BD)
     sum_dt2 = tl.zeros([BD], tl.float32)
     i_s = begin + (num_tiles - 1) * T
     token, m_token = _load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
@@ -488,7 +479,7 @@ def _backward_kernel(
                 h, h_prev, h_end = _scan_steps(a, du * Bn[:, None], h0, T)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
                 g = w + r_next
-                gBC = _sum_channels(g * du, gy * h, LANES) * tl.where(is_C, 1.0, LN2)
+                gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
                 gdu += g * Bn[:, None]
                 ga = r * h_prev  # gradient of dt A_n
@@ -603,9 +594,13 @@ class _Call:
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[2]
         self.u, self.delta = _unit_stride(u), _unit_stride(delta)
-        # B and C are slices of one projection as a rule, and then share their strides.
-        same = B.stride() == C.stride()
-        self.B, self.C = (B, C) if same else (B.contiguous(), C.contiguous())
+        # B and C are slices of one projection as a rule, and then share dtype and strides.
+        self.dtypes = B.dtype, C.dtype
+        if B.dtype != C.dtype:
+            B, C = B.float(), C.float()
+        if B.stride() != C.stride():
+            B, C = B.contiguous(), C.contiguous()
+        self.B, self.C = B, C
         self.A = A.contiguous()
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.routes = None if routes is None else routes.contiguous()
@@ -703,8 +698,8 @@ class _Call:
             gu = gu.sum(1, keepdim=True)
         gA = gA.sum((0, 2)).transpose(1, 2) * LN2.value
         return (
-            gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.B.dtype),
-            gC.sum(0).to(self.C.dtype),
+            gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.dtypes[0]),
+            gC.sum(0).to(self.dtypes[1]),
             None if self.D is None else gD.sum((0, 2)).to(self.D.dtype),
             None if self.delta_bias is None else gbias.sum((0, 2)).to(self.delta_bias.dtype),
         )  # fmt: skip

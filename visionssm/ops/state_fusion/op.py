@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..dispatch import resolve_implementation
 from . import torch_impl
 
-__all__ = ["IMPLEMENTATIONS", "state_fusion_op"]
+__all__ = ["state_fusion_op"]
 
 _lib = torch.library.Library("visionssm", "FRAGMENT")
 _lib.define("state_fusion(Tensor x, Tensor weight, str implementation) -> Tensor")
