@@ -1,7 +1,8 @@
 """Golden cases: numbers that the official implementations gave, and how near to them is right.
 
-tests/golden holds one case for every option of a family. A complete set lies where the environment
-variable VISIONSSM_GOLDENS points to, a folder of the same structure, which is then read instead::
+tests/golden holds one case for most options of a family, and an input gradient of one or two of
+them. A complete set lies where the environment variable VISIONSSM_GOLDENS points to, a folder of
+the same structure, which is then read instead::
 
     VISIONSSM_GOLDENS=/path/to/goldens python -m pytest tests/models/test_families.py
 """
