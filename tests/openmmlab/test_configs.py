@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mmengine.config.utils
 import numpy as np
 import pytest
 import timm
@@ -45,12 +46,19 @@ WIDTHS = {  # keys of necks and heads, and the most channels that they get
 
 @functools.cache
 def read(path: Path) -> Config:
-    """Once a file: mmengine reads all of mmdet's index to find a base there."""
     return Config.fromfile(path)
 
 
 def load(path: Path) -> Config:
     return copy.deepcopy(read(path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def index_of_mmdet_is_read_once():
+    """mmengine reads it, a hundred files, whenever a config has a base in mmdet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, "load", functools.cache(mmengine.config.utils.load))
+        yield
 
 
 def small_backbone_cfg(backbone: dict) -> dict:
