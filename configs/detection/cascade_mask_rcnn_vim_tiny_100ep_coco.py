@@ -1,7 +1,8 @@
 """Vim-Ti, Cascade Mask R-CNN in ViTDet's manner, for 184,375 steps.
 
 Images of 1024 x 1024 with large-scale jitter, 64 a step. Published with rotary position embeddings,
-which no published ImageNet weight has and this backbone does not either.
+which no published ImageNet weight has and this backbone does not either; and with decay of biases
+and norms, which are exempt here.
 """
 
 _base_ = [
