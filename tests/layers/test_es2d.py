@@ -88,11 +88,3 @@ def test_is_ss2d_along_the_atrous_routes(grid):
         torch.autograd.grad(expected, [x, *general.parameters()], weight),
         **FLOAT64,
     )
-
-
-def test_compiles_into_one_graph_for_all_sizes():
-    layer = ES2D(8, d_state=2)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
-    for grid in ((4, 6), (5, 7), (8, 3)):
-        x = torch.randn(1, *grid, 8)
-        torch.testing.assert_close(compiled(x), layer(x))

@@ -55,16 +55,17 @@ class ES2D(SS2D):
     def scan_map(self, x: Tensor) -> Tensor:
         """Scan the phases of a map (b, h, w, d_inner), each along its route."""
         b, h, w, d = x.shape
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        rows, columns = x.shape[1] // 2, x.shape[2] // 2
+        rows, columns = (h + 1) // 2, (w + 1) // 2
+        x = F.pad(x, (0, 0, 0, 2 * columns - w, 0, 2 * rows - h))
         x = x.reshape(b, rows, 2, columns, 2, d).permute(0, 4, 2, 1, 3, 5)
-        x = x.reshape(b, 4, rows * columns, d).expand(-1, 4, -1, -1)  # 4 to a compiler, too
+        x = x.reshape(b, 4, rows * columns, d)
         delta, B, C = self.project(x)
         A, D, bias = self.recurrence()
         routes = self.routes(rows, columns, x)
         y = cast(Tensor, selective_scan(x, delta, A, B, C, D, bias, routes=routes, complete=True))
         y = y.reshape(b, 2, 2, rows, columns, d).permute(0, 3, 2, 4, 1, 5)
-        return F.pad(y.reshape(b, 2 * rows, 2 * columns, d), (0, 0, 0, -(w % 2), 0, -(h % 2)))
+        y = y.reshape(b, 2 * rows, 2 * columns, d)
+        return F.pad(y, (0, 0, 0, w - 2 * columns, 0, h - 2 * rows))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Phases (b, k, l', d) to delta (b, k, l', d), B and C (b, k, l', n)."""
