@@ -40,6 +40,24 @@ def test_published_weights_adapt_to_other_sizes_and_strides(tmp_path, options):
     torch.testing.assert_close(loaded.pos_embed, expected)
 
 
+def test_published_weights_without_the_class_token_keep_each_patch_its_position(tmp_path):
+    options = {"depth": 1, "embed_dim": 16}
+    saved = timm.create_model("vim_tiny", **options)
+    torch.save({"model": official_weights(saved, official_layout(saved))}, tmp_path / "vim.pth")
+    overlay = {"file": str(tmp_path / "vim.pth")}
+    model = timm.create_model(
+        "vim_tiny",
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        class_token=False,
+        global_pool="avg",
+        **options,
+    )
+    patches = torch.cat([saved.pos_embed[:, :98], saved.pos_embed[:, 99:]], dim=1)
+    assert torch.equal(model.pos_embed, patches)
+    assert torch.equal(model.head.weight, saved.head.weight)
+
+
 def test_convert_tells_the_plus_models_from_the_others(tmp_path, capsys):
     saved = timm.create_model("vim_tiny_plus").eval()
     weights = official_weights(saved, official_layout(saved))
