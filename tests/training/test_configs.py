@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS, RUNNERS, STRATEGIES
+from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, RUNNERS, STRATEGIES
 
+from visionssm.layers import SS2D
 from visionssm.training import load_config, train
 
 # drop path rates of the official configs, classification/configs/vssm/*.yaml
@@ -170,6 +171,13 @@ def test_efficientvim_recipes_are_the_published_ones(name):
     augmentation = cfg.train_dataloader.dataset.transform
     assert augmentation.auto_augment == "rand-m9-mstd0.5-inc1"
     assert (augmentation.color_jitter, augmentation.re_prob) == (0.4, 0.25)
+
+
+def test_a_config_names_the_scan():
+    cfg = imagenet_config("vmamba_tiny_s1l8")
+    cfg.merge_from_dict({"model.network": {"model_name": "vmamba_pico", "scan": "hilbert"}})
+    network = MODELS.build(cfg.model).network
+    assert {m.scan.name for m in network.modules() if isinstance(m, SS2D)} == {"hilbert"}
 
 
 def test_sharded_training_is_configuration():
