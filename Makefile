@@ -37,9 +37,11 @@ demo: install
 	$(BIN)/python tools/train.py configs/classification/vmamba_digits_demo.py --work-dir work_dirs/demo
 	$(BIN)/visionssm predict work_dirs/demo --samples 12
 
-# The interpreted kernels take CPU tensors, so the CPU suite must not see a GPU.
+# The interpreted kernels take CPU tensors, so the CPU suite must not see a GPU. A process a core,
+# each with one thread; a file's tests stay together, for they share what was trained or compiled.
 test: install
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
