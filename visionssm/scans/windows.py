@@ -130,7 +130,8 @@ def atrous_rows(grid: Grid, device: Device = None, *, step: int = 2) -> Tensor:
 
     Source: ASP-VMUNet's atrous scan, as released.
     """
-    return _phases(grid, device, step).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)
+    phases = _phases(grid, device, step).permute(1, 3, 0, 2)
+    return phases.contiguous().flatten(2).flatten(0, 1)
 
 
 @register_scan(covers=False, padded=True)
