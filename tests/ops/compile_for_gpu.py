@@ -9,7 +9,6 @@ bytes of machine code, warp shuffles.
 from __future__ import annotations
 
 import importlib
-from contextlib import nullcontext
 
 import torch
 from triton.backends.compiler import GPUTarget
@@ -63,7 +62,7 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
     """Compile what a call of this size launches, dt and B being parts of one projection."""
     for name in ("_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel"):
         setattr(hsm_ssd_impl, name, CompileOnly(getattr(hsm_ssd_impl, name)))
-    hsm_ssd_impl.check_device = lambda x: None
+    hsm_ssd_impl.check_device = lambda name, x: None
     B, _, dt = torch.zeros(b, l, 3 * n).bfloat16().split(n, dim=-1)
     x = torch.zeros(b, l, d).bfloat16()
     state, log_total = hsm_ssd_impl.hsm_ssd_forward(x, dt, B)
@@ -75,7 +74,7 @@ def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:
     for name in ("kernel", "input_grad_kernel", "weight_grad_kernel"):
         kernel = getattr(state_fusion_impl, f"_state_fusion_{name}")
         setattr(state_fusion_impl, f"_state_fusion_{name}", CompileOnly(kernel))
-    state_fusion_impl.check_device = lambda x: None
+    state_fusion_impl.check_device = lambda name, x: None
     x, weight = torch.zeros(b, h, w, d).bfloat16(), torch.zeros(3, 3, 3, d)
     y = state_fusion_impl.state_fusion_forward(x, weight)
     state_fusion_impl.state_fusion_backward(y, x, weight)
@@ -83,10 +82,9 @@ def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:
 
 def main() -> None:
     driver.set_active(HopperWithoutDevice())
-    for name in ("_forward_kernel", "_carry_kernel", "_backward_kernel"):
+    for name in ("forward_kernel", "carry_kernel", "backward_kernel"):
         setattr(triton_impl, name, CompileOnly(getattr(triton_impl, name)))
-    triton_impl.check_device = lambda u: None
-    triton_impl._Call.device = lambda self: nullcontext()
+    triton_impl.check_device = lambda name, x: None
     compile_call(2, 4, 196, 96, 1, segment=196)
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)

@@ -28,7 +28,7 @@ def kernels(tmp_path_factory) -> list[tuple[str, int, int]]:
 
 def test_every_kernel_compiles(kernels):
     assert {name for name, _, _ in kernels} == {
-        "_forward_kernel", "_carry_kernel", "_backward_kernel",
+        "forward_kernel", "carry_kernel", "backward_kernel",
         "_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel",
         "_state_fusion_kernel", "_state_fusion_input_grad_kernel",
         "_state_fusion_weight_grad_kernel",
@@ -38,7 +38,7 @@ def test_every_kernel_compiles(kernels):
 
 def test_steps_of_a_channel_stay_in_one_thread(kernels):
     """Scanning steps that are spread over a warp would take hundreds of shuffles a tile."""
-    assert all(shuffles < 32 for name, _, shuffles in kernels if name == "_forward_kernel")
+    assert all(shuffles < 32 for name, _, shuffles in kernels if name == "forward_kernel")
 
 
 def test_tokens_of_a_channel_are_summed_in_one_thread(kernels):

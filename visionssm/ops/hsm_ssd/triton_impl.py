@@ -18,13 +18,12 @@ is float32; a product is two or three TF32 products, which keep its precision on
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ..launch import check_device, device_of, unit_stride
 
 MAX_TOKENS = 32  # of a tile
 MAX_CHANNELS = 128  # of a tile
@@ -130,13 +129,13 @@ def _hsm_ssd_backward_kernel(
 
 def hsm_ssd_forward(x: Tensor, dt: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """The state (b, n, d) in x's dtype, and the log of the softmax's denominator (b, n)."""
-    check_device(x)
-    x, dt, B = (_unit_stride(t) for t in (x, dt, B))
+    check_device("x", x)
+    x, dt, B = (unit_stride(t) for t in (x, dt, B))
     (b, l, d), n = x.shape, dt.shape[2]
     state = x.new_empty(b, n, d)
     log_total = x.new_empty(b, n, dtype=torch.float32)
     tile = _tile(l, d, n, FORWARD_STATES)
-    with _device(x):
+    with device_of(x):
         _hsm_ssd_forward_kernel[(b, triton.cdiv(d, tile["BD"]))](
             x, dt, B, state, log_total, *_row_strides(x, dt, B), l, d, n, **tile
         )
@@ -147,28 +146,17 @@ def hsm_ssd_backward(
     grad_state: Tensor, x: Tensor, dt: Tensor, B: Tensor, state: Tensor, log_total: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (x, dt, B), each in its tensor's dtype."""
-    check_device(x)
-    x, dt, B = (_unit_stride(t) for t in (x, dt, B))
+    check_device("x", x)
+    x, dt, B = (unit_stride(t) for t in (x, dt, B))
     (b, l, d), n = x.shape, dt.shape[2]
     gx, gdt, gB = (t.new_empty(t.shape) for t in (x, dt, B))
     tile = _tile(l, d, n, BACKWARD_STATES)
-    with _device(x):
+    with device_of(x):
         _hsm_ssd_backward_kernel[(b, triton.cdiv(l, tile["BL"]))](
             grad_state.contiguous(), x, dt, B, state, log_total, gx, gdt, gB,
             *_row_strides(x, dt, B), l, d, n, **tile,
         )  # fmt: skip
     return gx, gdt, gB
-
-
-def check_device(x: Tensor) -> None:
-    """Raise ValueError where the kernels cannot run: off CUDA, or in float64."""
-    if x.dtype == torch.float64:
-        raise ValueError("x: the Triton implementation computes in float32, got float64")
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"x: the Triton implementation needs a CUDA device, got {x.device} "
-            "(TRITON_INTERPRET=1 runs it on CPU)"
-        )
 
 
 def _tile(l: int, d: int, n: int, max_states: int) -> dict[str, int]:
@@ -182,16 +170,6 @@ def _tile(l: int, d: int, n: int, max_states: int) -> dict[str, int]:
         "BN": states,
         "num_warps": 8 if states > WIDE_STATE else 4,
     }
-
-
-def _device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Launch on the tensors' device, whichever is current."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def _unit_stride(x: Tensor) -> Tensor:
-    """Channels must be adjacent for coalesced rows; other strides are free."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _row_strides(*tensors: Tensor) -> tuple[int, ...]:

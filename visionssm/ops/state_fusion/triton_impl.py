@@ -20,13 +20,12 @@ same bits every run. All arithmetic is float32.
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ..launch import check_device, device_of
 
 TOKENS = 64  # of a tile
 WARPS = 4
@@ -214,22 +213,22 @@ def _state_fusion_weight_grad_kernel(
 
 def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
     """y (b, h, w, d) in x's dtype."""
-    check_device(x)
+    check_device("x", x)
     x, weight = x.contiguous(), weight.contiguous()
     y = torch.empty_like(x)
     b, h, w, d = x.shape
     flags = _flags(x)
     grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"]),)
-    with _device(x):
+    with device_of(x):
         _state_fusion_kernel[grid](x, weight, y, b * h * w, h, w, d, BT=TOKENS, **flags)
     return y
 
 
 def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of (x, weight)."""
-    check_device(x)
+    check_device("x", x)
     grad_y, x, weight = grad_y.contiguous(), x.contiguous(), weight.contiguous()
-    with _device(x):
+    with device_of(x):
         return _input_grad(grad_y, weight, x.dtype), _weight_grad(grad_y, x, weight.dtype)
 
 
@@ -259,25 +258,9 @@ def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     return partial.sum(0).to(dtype)
 
 
-def check_device(x: Tensor) -> None:
-    """Raise ValueError where the kernels cannot run: off CUDA, or in float64."""
-    if x.dtype == torch.float64:
-        raise ValueError("x: the Triton implementation computes in float32, got float64")
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"x: the Triton implementation needs a CUDA device, got {x.device} "
-            "(TRITON_INTERPRET=1 runs it on CPU)"
-        )
-
-
 def _flags(x: Tensor) -> dict[str, int]:
     """What all kernels take: blocks of two channels a thread of a warp, or of what there is."""
     d = x.shape[3]
     block = min(64, triton.next_power_of_2(d))
     wide = x.numel() > MAX_INT32_OFFSET
     return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=WARPS)
-
-
-def _device(x: Tensor):
-    """Launch on the tensor's device, whichever is current."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
