@@ -56,7 +56,7 @@ def _channel_offsets(i_d, d, BD: tl.constexpr, EVEN: tl.constexpr, SHARE: tl.con
 def _tap(p_w, i: tl.constexpr, a: tl.constexpr, c: tl.constexpr, d, o_d):
     """Weight of a tap for the program's channels; at the centre, of all three."""
     w = tl.load(p_w + (9 * i + 3 * a + c) * d + o_d).to(tl.float32)
-    if i == 0 and a == 1 and c == 1:
+    if i == 0 and (a == 1 and c == 1):
         w += tl.load(p_w + 13 * d + o_d).to(tl.float32)
         w += tl.load(p_w + 22 * d + o_d).to(tl.float32)
     return w
@@ -85,7 +85,7 @@ def _state_fusion_kernel(
         for a in tl.static_range(3):
             row_start = first + _clamp(row + (a - 1) * (2 * i + 1), height) * width
             for c in tl.static_range(3):
-                if i == 0 or a != 1 or c != 1:
+                if i == 0 or (a != 1 or c != 1):
                     source = row_start + _clamp(column + (c - 1) * (2 * i + 1), width)
                     x = tl.load(p_x + source[:, None] * d + o_d[None, :])
                     y += _tap(p_w, i, a, c, d, o_d)[None, :] * x.to(tl.float32)
@@ -151,7 +151,7 @@ def _state_fusion_input_grad_kernel(
     for i in tl.static_range(3):
         for a in tl.static_range(3):
             for c in tl.static_range(3):
-                if i == 0 or a != 1 or c != 1:
+                if i == 0 or (a != 1 or c != 1):
                     w = _tap(p_w, i, a, c, d, o_d)[None, :]
                     if BORDER:
                         for j in range(_num_readers(row_part, height, a - 1, 2 * i + 1)):
