@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import visionssm
-from visionssm.models.official import _builders
+from visionssm.models.official import _builders, read_checkpoint
 
 BASE = {
     "depths": [1, 1],
@@ -171,3 +171,10 @@ def test_unsupported_options_are_named(options, message):
 def test_unknown_families_are_named():
     with pytest.raises(ValueError, match=r"family: expected one of .*'vmamba'.*, got 'resnet'"):
         visionssm.from_official("resnet", {}, {})
+
+
+@pytest.mark.parametrize("name", ["half.safetensors", "half.pth"])
+def test_damaged_files_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=f"source: .*{name}.* is damaged"):
+        read_checkpoint(tmp_path / name, "source")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..analysis.flops import meta_model
 from ..models import list_models
-from ..models.official import stored_configs_readable
+from ..models.official import read_checkpoint
 
 SHOWN_PROBLEMS = 8
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     target: Path = args.target
     if target.suffix != ".safetensors":
         raise ValueError(f"target: expected a name ending in .safetensors, got {str(target)!r}")
-    name, weights = recognise(read_official(args.source))
+    name, weights = recognise(read_checkpoint(args.source, "source"))
     print(f"{args.source}: {name}, {len(weights)} tensors")
     # timm tells the format by the ending.
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.safetensors")
@@ -56,30 +55,6 @@ def run(args: argparse.Namespace) -> int:
         f"pretrained_cfg_overlay=dict(file={str(target)!r}))"
     )
     return 0
-
-
-def read_official(path: Path) -> Mapping[str, Any]:
-    """The content of a checkpoint file, reading tensors and plain containers only.
-
-    Raises:
-        ValueError: there is no such file, it is damaged, or it would run code to be read.
-    """
-    if not path.is_file():
-        raise ValueError(f"source: no file {str(path)!r}")
-    try:
-        with stored_configs_readable():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"source: {str(path)!r} is damaged, or holds Python objects beside tensors; reading "
-            "those would run code of the file. If you trust it, save the tensors alone: "
-            f"torch.save(torch.load(path, weights_only=False)['model'], new_path). {error}"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"source: {str(path)!r} is damaged or incomplete: {error}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"source: expected a state dict, got a {type(content).__name__}")
-    return content
 
 
 def recognise(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:

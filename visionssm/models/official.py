@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 CHECKPOINT_ENTRIES = ("model", "model_ema", "state_dict")  # where training code nests the weights
@@ -198,3 +202,28 @@ def stored_configs_readable() -> Iterator[None]:
     configs: list[Any] = [(OrderedDict, "yacs.config.CfgNode"), argparse.Namespace]
     with torch.serialization.safe_globals(configs):
         yield
+
+
+def read_checkpoint(path: Path, argument: str) -> Mapping[str, Any]:
+    """The content of a .safetensors or PyTorch file, tensors and plain containers only.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, it would run code to be read, or it holds
+            no mapping; naming `argument`.
+    """
+    if not path.is_file():
+        raise ValueError(f"{argument}: no file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with stored_configs_readable():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        raise ValueError(
+            f"{argument}: {str(path)!r} is damaged, or holds Python objects beside tensors; "
+            "reading those would run code of the file. If you trust it, save the tensors alone: "
+            f"torch.save(torch.load(path, weights_only=False)['model'], new_path). {error}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{argument}: expected a state dict, got a {type(content).__name__}")
+    return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +12,9 @@ import timm
 import torch
 from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import print_log
-from safetensors.torch import load_file
 from timm.models._hub import download_cached_file, get_cache_dir
 
-from ..models.official import stored_configs_readable
+from ..models.official import read_checkpoint
 
 if TYPE_CHECKING:
     from .backbone import SSMBackbone
@@ -111,23 +109,8 @@ def _backbone_part(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read(checkpoint: str) -> Mapping[str, Any]:
-    path = Path(_download(checkpoint) if checkpoint.startswith(URL) else checkpoint)
-    if not path.is_file():
-        raise ValueError(f"checkpoint: no file {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with stored_configs_readable():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"checkpoint: {str(path)!r} is damaged, or holds Python objects beside tensors; if you "
-            "trust it, save its state dict alone: "
-            f"torch.save(torch.load(path, weights_only=False)['state_dict'], new_path). {error}"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"checkpoint: expected a state dict, got a {type(content).__name__}")
-    return content
+    path = _download(checkpoint) if checkpoint.startswith(URL) else checkpoint
+    return read_checkpoint(Path(path), "checkpoint")
 
 
 def _download(url: str) -> str:
