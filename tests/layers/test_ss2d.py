@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from visionssm.layers import SS2D
-from visionssm.layers.ss2d import joint_dt_weight
 from visionssm.scans import Scan, get_scan, list_scans
 
 SCANS = [*list_scans(), "window(size=2)", "multi_head(heads='CZ')"]
@@ -205,14 +204,3 @@ def test_the_convolution_reads_and_writes_channels_last():
 def test_impossible_options_are_named(options, argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         SS2D(8, **options)
-
-
-def test_joint_step_size_projection_is_that_of_every_route():
-    torch.manual_seed(0)
-    mixer = SS2D(16, d_state=2, dt_rank=3)
-    x = torch.randn(2, 5, 32)
-    delta, _, _ = mixer.project(x)
-    projected = F.linear(x, mixer.x_proj_weight.flatten(0, 1))
-    joint = joint_dt_weight(mixer.dt_projs_weight, others=2 * 2)
-    joint = F.linear(projected, joint).unflatten(-1, delta.shape[1::2])
-    torch.testing.assert_close(joint.transpose(1, 2), delta)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import scan_routes
 
+from .projections import project_routes, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 
 # Both look at sizes and devices, so a symbolic trace keeps them as single calls.
@@ -119,26 +120,24 @@ class BidirectionalMamba(nn.Module):
         return 0.5 * y if self.average else y
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Both depthwise convolutions of tokens (b, l, d) in one call: (b, l, 2, d), token order.
+        """Both depthwise convolutions of tokens (b, l, d): (b, l, 2, d), in token order.
 
-        The sequence is the only column of an image, padded by an empty one on either side. A kernel
-        two columns wide meets it twice: first with its right column, which holds the forward
-        taps on the tokens before, then with its left one, the reverse taps on the tokens after.
-        So one channel gives both directions, and the channels stay innermost.
+        Written as sums of shifted sequences, which a compiler makes one kernel with what comes
+        before and after; convolution kernels are slow where so few taps meet so many channels.
         """
-        taps = self.conv_weight.shape[-1]
-        forward, reverse = self.conv_weight.chunk(NUM_ROUTES)
-        columns = [F.pad(reverse.flip(-1), (taps - 1, 0)), F.pad(forward, (0, taps - 1))]
-        image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (b, d, l, 1), channels-last
-        out = F.conv2d(
-            image, torch.stack(columns, dim=-1), padding=(taps - 1, 1), groups=x.shape[-1]
-        ).permute(0, 2, 3, 1)
-        return out + self.conv_bias.unflatten(0, (NUM_ROUTES, -1)).to(out.dtype)
+        l, taps = x.shape[1], self.conv_weight.shape[-1]
+        forward, reverse = self.conv_weight.squeeze(1).chunk(NUM_ROUTES)
+        padded = F.pad(x, (0, 0, taps - 1, taps - 1))
+        before, after = self.conv_bias.chunk(NUM_ROUTES)
+        for i in range(taps):  # the last tap is the token itself
+            shift = taps - 1 - i
+            before = before + padded[:, i : i + l] * forward[:, i]
+            after = after + padded[:, taps - 1 + shift : taps - 1 + shift + l] * reverse[:, i]
+        return torch.stack((before, after), dim=2).to(x.dtype)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, l, k, d) to delta (b, k, l, d), B and C (b, k, l, n), all in token order."""
-        x_proj = self.x_proj_weight.unflatten(0, (NUM_ROUTES, -1))
-        x = torch.einsum("blkd,kcd->bklc", x, x_proj)
-        dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt_proj = self.dt_proj_weight.unflatten(0, (NUM_ROUTES, -1))
-        return torch.einsum("bklr,kdr->bkld", dt, dt_proj), B, C
+        x = project_routes(x, self.x_proj_weight.unflatten(0, (NUM_ROUTES, -1)))
+        _, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = project_step_sizes(x, self.dt_proj_weight.unflatten(0, (NUM_ROUTES, -1)))
+        return delta, B.transpose(1, 2), C.transpose(1, 2)

@@ -15,6 +15,7 @@ from visionssm.ops import selective_scan
 from visionssm.scans import Scan, get_scan, scan_routes
 
 from .precision import at_least_float32
+from .projections import project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 from .typing import Layer
 
@@ -22,28 +23,6 @@ from .typing import Layer
 register_notrace_function(selective_scan)
 
 INITS = ("v0", "v1", "v2")
-
-
-@register_notrace_function  # looks at the device
-def project_step_sizes(x: Tensor, weight: Tensor) -> Tensor:
-    """Second projection of the step sizes, (b, l, k, r + 2 n) and (k, d, r) to (b, k, l, d)."""
-    k, _, r = weight.shape
-    if x.is_cuda:
-        joint = joint_dt_weight(weight, x.shape[-1] - r)
-        return F.linear(x.flatten(2), joint).unflatten(-1, (k, -1)).transpose(1, 2)
-    return torch.einsum("blkr,kdr->bkld", x[..., :r], weight)
-
-
-def joint_dt_weight(weight: Tensor, others: int) -> Tensor:
-    """All step-size projections as one matrix (k d, k (r + others)), zero where they do not meet.
-
-    It takes the whole output of the first projection, of which `others` numbers a route, B and C,
-    have no part in it. On a GPU one product of plain, aligned matrices is faster than k small ones,
-    forward and backward, in spite of the zeros.
-    """
-    weight = F.pad(weight, (0, others))
-    own = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
-    return (weight.unsqueeze(2) * own[:, None, :, None]).flatten(2).flatten(0, 1)
 
 
 @register_notrace_module  # a trace could not write a `Scan` down
