@@ -12,11 +12,11 @@ from tests.models.golden import GOLDEN
 from visionssm.scans import (
     bitemporal,
     get_scan,
-    height_first,
     hilbert,
     hilbert_code,
     multi_head,
-    u_order,
+    serialize_points,
+    voxel_orders,
     z_order,
     z_order_code,
 )
@@ -84,14 +84,26 @@ def test_codes_of_point_cloud_mamba(cloud, order):
     assert torch.equal(codes | cloud_number, tensors[f"{cloud}/code_{order}"])
 
 
+@pytest.mark.parametrize("cloud", golden("pcm")["clouds"])
+def test_orders_of_point_cloud_mamba(cloud):
+    """The exact snake; as released, a stable sort by the official codes, which break no ties."""
+    tensors, facts = load_file(ORDERS / "pcm.safetensors"), golden("pcm")["clouds"][cloud]
+    points, grid_size = tensors[f"{cloud}/points"], facts["grid_size"]
+    for order, expected in facts["orders"].items():
+        (released,) = serialize_points(points, order, grid_size, compat="released").unbind(1)
+        codes = tensors[f"{cloud}/code_{order}"]
+        assert torch.equal(released.long(), codes.argsort(dim=1, stable=True)), order
+        if "exact_snake_order" in expected:
+            routes = serialize_points(points, order, grid_size)
+            assert routes[:, 0].tolist() == expected["exact_snake_order"], order
+
+
 @pytest.mark.parametrize("case", grids("occmamba"))
 def test_voxel_orders_of_occmamba(case):
-    grid, plane, *inverse = case.split("_")
-    width, depth, height = sizes(grid)
-    route = u_order((width, depth))[["xy", "yx"].index(plane)]
-    if inverse:  # the same walk from the opposite corner
-        route = width * depth - 1 - route
-    assert height_first(route, height).tolist() == grids("occmamba")[case]["order"]
+    grid, order = case.split("_", 1)
+    routes = voxel_orders(sizes(grid), compat="released")
+    route = routes[["xy", "yx", "xy_inv", "yx_inv"].index(order)]
+    assert route.tolist() == grids("occmamba")[case]["order"]
 
 
 @pytest.mark.parametrize("grid", grids("changemamba"))

@@ -1,7 +1,8 @@
 """Scan orders as route tables: ``routes[k, t]`` is the token that route k visits at step t.
 
 Tokens are counted row by row. A table is an int32 tensor (k, s); -1 is a padding step. A strategy
-is a function ``(grid, device=None) -> routes``, registered by name with `register_scan`.
+is a function ``(grid, device=None) -> routes``, registered by name with `register_scan`. Points
+have no grid: their routes, (b, k, s), come from coordinates, by `serialize_points`.
 """
 
 from .curves import height_first, hilbert, hilbert_code, u_order, z_order, z_order_code
@@ -21,10 +22,12 @@ from .orders import (
     transposed_routes,
     zigzag,
 )
+from .pointcloud import POINT_ORDERS, serialize_points, voxel_orders
 from .registry import Scan, get_scan, list_scans, register_scan, scan_routes
 from .windows import atrous, atrous_rows, atrous_window, local, strided, window
 
 __all__ = [
+    "POINT_ORDERS",
     "Scan",
     "atrous",
     "atrous_rows",
@@ -48,11 +51,13 @@ __all__ = [
     "register_scan",
     "reversed_routes",
     "scan_routes",
+    "serialize_points",
     "snake",
     "spiral",
     "strided",
     "transposed_routes",
     "u_order",
+    "voxel_orders",
     "window",
     "z_order",
     "z_order_code",

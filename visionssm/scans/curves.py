@@ -7,12 +7,13 @@ takes the smallest one that holds it and leaves out the cells outside.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .orders import both_ways, check_grid
-from .registry import Device, Grid, register_scan
+from .registry import Device, Grid, is_traced, register_scan
 
 CODE_BITS = 63  # of a non-negative int64
 
@@ -28,33 +29,112 @@ def hilbert_code(coordinates: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: coordinates are not integers of two or three axes, or the code exceeds 63 bits.
 
-    Source: J. Skilling, Programming the Hilbert curve, AIP Conference Proceedings 707 (2004).
+    Source: J. Skilling, Programming the Hilbert curve, AIP Conference Proceedings 707 (2004), as
+    an automaton that reads two levels at once: a few small kernels where the bits cost hundreds.
     """
-    axes = _axes(coordinates, bits)
-    for level in reversed(range(1, bits)):
-        low = (1 << level) - 1
-        for axis in range(len(axes)):
-            # Where this bit is set, reflect the finer levels of axis 0; elsewhere exchange them.
-            set_ = (axes[axis] >> level & 1).bool()
-            change = (axes[0] ^ axes[axis]) & low
-            axes[axis] = torch.where(set_, axes[axis], axes[axis] ^ change)
-            axes[0] = torch.where(set_, axes[0] ^ low, axes[0] ^ change)
-    for axis in range(1, len(axes)):
-        axes[axis] = axes[axis] ^ axes[axis - 1]
-    turn = torch.zeros_like(axes[0])
-    for level in range(1, bits):
-        turn = turn ^ (axes[-1] >> level & 1) * ((1 << level) - 1)
-    return _interleave([axis ^ turn for axis in axes], bits)
+    cells = z_order_code(coordinates, bits)
+    axes = coordinates.shape[-1]
+    steps = _hilbert_pairs(axes, like=cells)
+    width = 2 * axes  # bits of two levels
+    pair = (1 << width) - 1
+    state = torch.full_like(cells, _hilbert_start(axes, bits) << width)
+    code = torch.zeros_like(cells)
+    for level in reversed(range(0, bits, 2)):
+        step = steps[state | (cells >> axes * level & pair)]
+        state = step & ~pair
+        code = (code << width) | (step & pair)
+    return code
+
+
+def _make_hilbert_automaton(axes: int) -> list[tuple[int, int]]:
+    """One level of the curve: (next state, digit) at ``state << axes | cell``; 0 is the first.
+
+    A state says which axis stands at each place of Skilling's algorithm and whether it is
+    reflected; and whether an odd number of its digits so far were odd, which turns the Gray code.
+    """
+    states = [(tuple((axis, 0) for axis in range(axes)), 0)]
+    steps = []
+    for places, turned in states:  # which grow meanwhile
+        for cell in range(1 << axes):
+            finer, digit, parity = list(places), 0, 0
+            for place, (axis, reflected) in enumerate(places):
+                bit = (cell >> axes - 1 - axis & 1) ^ reflected
+                if bit:
+                    finer[0] = (finer[0][0], 1 - finer[0][1])
+                else:
+                    finer[0], finer[place] = finer[place], finer[0]
+                parity ^= bit
+                digit = (digit << 1) | (parity ^ turned)
+            following = (tuple(finer), turned ^ parity)
+            if following not in states:
+                states.append(following)
+            steps.append((states.index(following), digit))
+    return steps
+
+
+_hilbert_automata = {axes: _make_hilbert_automaton(axes) for axes in (2, 3)}
+
+
+@torch.compiler.assume_constant_result  # nothing to trace
+def _hilbert_automaton(axes: int) -> list[tuple[int, int]]:
+    return _hilbert_automata[axes]
+
+
+@torch.compiler.assume_constant_result
+def _hilbert_start(axes: int, bits: int) -> int:
+    """The state before the first level; before an empty one if there is an odd number of them."""
+    state = 0
+    for _ in range((axes - 1) * (bits % 2)):  # empty levels turn through all axes
+        state, _ = _hilbert_automaton(axes)[state << axes]
+    return state
+
+
+def _hilbert_pairs(axes: int, like: Tensor) -> Tensor:
+    """Two levels at once: ``state << 2 axes | cells`` to the same of next state and digits."""
+    if is_traced(like):
+        return _make_hilbert_pairs(axes, like.device)
+    return _cached_hilbert_pairs(axes, like.device)
+
+
+def _make_hilbert_pairs(axes: int, device: torch.device) -> Tensor:
+    states, digits = torch.tensor(_hilbert_automaton(axes), device=device).unbind(-1)
+    states, digits = states.view(-1, 1 << axes), digits.view(-1, 1 << axes)
+    pairs = (digits[..., None] << axes) | digits[states]
+    return ((states[states] << 2 * axes) | pairs).flatten()
+
+
+@lru_cache
+def _cached_hilbert_pairs(axes: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _make_hilbert_pairs(axes, device)
 
 
 def z_order_code(coordinates: Tensor, bits: int) -> Tensor:
     """Morton code of cells, bits interleaved with the first axis highest; as `hilbert_code`."""
-    return _interleave(_axes(coordinates, bits), bits)
+    if coordinates.is_floating_point() or coordinates.shape[-1:] not in ((2,), (3,)):
+        raise ValueError(
+            "coordinates: expected integers of shape (..., 2) or (..., 3), "
+            f"got {coordinates.dtype} {tuple(coordinates.shape)}"
+        )
+    axes = coordinates.shape[-1]
+    if not 1 <= bits <= CODE_BITS // axes:
+        raise ValueError(f"bits: expected 1 to {CODE_BITS // axes}, got {bits}")
+    spread = coordinates.long()
+    for width in (16, 8, 4, 2, 1):  # halves of every run of bits, until each bit is alone
+        if width < bits:
+            run = (1 << width) - 1
+            runs = sum(run << place for place in range(0, CODE_BITS, axes * width))
+            runs &= (1 << CODE_BITS) - 1
+            spread = (spread | (spread << (axes - 1) * width)) & runs
+    code, *others = spread.unbind(-1)
+    for axis in others:
+        code = (code << 1) | axis
+    return code
 
 
 def _u_code(coordinates: Tensor, bits: int) -> Tensor:
-    x, y = _axes(coordinates, bits)
-    return _interleave([x, x ^ y], bits)
+    x, y = coordinates.unbind(-1)
+    return z_order_code(torch.stack([x, x ^ y], dim=-1), bits)
 
 
 def _curve(code: Callable[[Tensor, int], Tensor], grid: Grid, device: Device) -> Tensor:
@@ -71,28 +151,6 @@ def _curve(code: Callable[[Tensor, int], Tensor], grid: Grid, device: Device) ->
     swapped = cells[:, [1, 0, *range(2, len(grid))]]
     codes = torch.stack([code(cells, bits), code(swapped, bits)])
     return both_ways(codes.argsort(dim=1).int())
-
-
-def _axes(coordinates: Tensor, bits: int) -> list[Tensor]:
-    """Coordinates (..., n) as n int64 tensors (...)."""
-    if coordinates.is_floating_point() or coordinates.shape[-1:] not in ((2,), (3,)):
-        raise ValueError(
-            "coordinates: expected integers of shape (..., 2) or (..., 3), "
-            f"got {coordinates.dtype} {tuple(coordinates.shape)}"
-        )
-    most = CODE_BITS // coordinates.shape[-1]
-    if not 1 <= bits <= most:
-        raise ValueError(f"bits: expected 1 to {most}, got {bits}")
-    return list(coordinates.long().unbind(-1))
-
-
-def _interleave(axes: list[Tensor], bits: int) -> Tensor:
-    """Bit by bit, the highest of the first axis first."""
-    code = torch.zeros_like(axes[0])
-    for level in reversed(range(bits)):
-        for axis in axes:
-            code = code << 1 | (axis >> level & 1)
-    return code
 
 
 @register_scan()

@@ -183,10 +183,14 @@ def scan_routes(scan: str | Scan, height: int, width: int, like: Tensor) -> Tens
         ValueError: there is no such strategy, or its function returns something else than routes.
     """
     found = get_scan(scan)
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor
-    if traced:
+    if is_traced(like):
         return found.function((height, width), device=like.device)
     return _cached_routes(found, height, width, like.device)
+
+
+def is_traced(like: Tensor) -> bool:
+    """Whether what comes of this tensor is part of a graph, or it has no values at all."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor
 
 
 @lru_cache(maxsize=CACHED_TABLES)
