@@ -47,12 +47,16 @@ class CompileOnly:
         return compile_kernel
 
 
-def compile_call(b: int, k: int, l: int, d: int, n: int, segment: int) -> None:
+def compile_call(
+    b: int, k: int, l: int, d: int, n: int, segment: int, has_elapsed: bool = False
+) -> None:
     """Compile what a call of this size launches, CPU tensors standing in for CUDA's."""
     triton_impl._split_length = lambda length, *_: (-(-length // segment), segment)
     u, delta, B, C = (torch.zeros(b, k, l, width).bfloat16() for width in (d, d, n, n))
     A, D, delta_bias = torch.zeros(k, d, n), torch.zeros(k, d), torch.zeros(k, d)
-    inputs = (u, delta, A, B, C, D, delta_bias, torch.zeros(k, l, dtype=torch.int32))
+    elapsed = torch.zeros(b, k, l, d) if has_elapsed else None
+    routes = torch.zeros(k, l, dtype=torch.int32)
+    inputs = (u, delta, A, B, C, D, delta_bias, elapsed, routes)
     _, _, states = triton_impl.selective_scan_forward(*inputs, True, True, True, True)
     grad_last_state = torch.zeros(b, k, d, n)
     triton_impl.selective_scan_backward(delta, grad_last_state, *inputs, states, True, False)
@@ -88,6 +92,8 @@ def main() -> None:
     compile_call(2, 4, 196, 96, 1, segment=196)
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)
+    compile_call(1, 2, 256, 64, 1, segment=128, has_elapsed=True)
+    compile_call(2, 1, 197, 128, 16, segment=197, has_elapsed=True)
     compile_hsm_ssd(2, 196, 128, 49)
     compile_state_fusion(2, 14, 14, 128)
 

@@ -13,7 +13,7 @@ INPUTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
 
 def make_inputs(
-    b, k, l, d, n, *, dtype=torch.float32, device="cpu", shared_u=True, seed=0
+    b, k, l, d, n, *, dtype=torch.float32, device="cpu", shared_u=True, elapsed=False, seed=0
 ) -> dict[str, Tensor]:
     """Inputs at the scale models see: step sizes around 0.1, decay rates in (0.1, 1.1)."""
     generator = torch.Generator().manual_seed(seed)
@@ -31,6 +31,8 @@ def make_inputs(
         "D": randn(k, d, dtype=parameter),
         "delta_bias": randn(k, d, dtype=parameter) - 2,
     }
+    if elapsed:
+        inputs["elapsed"] = randn(b, k, l, d).abs() / 4
     return {name: t.requires_grad_() for name, t in inputs.items()}
 
 

@@ -11,22 +11,24 @@ from visionssm.ops import selective_scan
 from visionssm.ops.dispatch import resolve_implementation
 
 
-def _op_args(implementation, n=2, save_states=True):
-    inputs = make_inputs(2, 2, 18, 3, n)
+def _op_args(implementation, n=2, save_states=True, elapsed=False):
+    inputs = make_inputs(2, 2, 18, 3, n, elapsed=elapsed)
     return (
-        *inputs.values(), random_routes(2, 18), True, True, True, save_states, implementation,
+        *inputs.values(), *([] if elapsed else [None]), random_routes(2, 18),
+        True, True, True, save_states, implementation,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
-def test_opcheck(implementation):
+@pytest.mark.parametrize("elapsed", [False, True])
+def test_opcheck(implementation, elapsed):
     op = torch.ops.visionssm.selective_scan.default
-    torch.library.opcheck(op, _op_args(implementation))
-    torch.library.opcheck(op, _op_args(implementation, n=5))
+    torch.library.opcheck(op, _op_args(implementation, elapsed=elapsed))
+    torch.library.opcheck(op, _op_args(implementation, n=5, elapsed=elapsed))
     with torch.no_grad():
-        args = _op_args(implementation, save_states=False)
+        args = _op_args(implementation, save_states=False, elapsed=elapsed)
         y, _, states = op(*args)
-    tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:8]]
+    tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:9]]
     grad_y = torch.randn_like(y)[:, None].expand(2, 2, 18, 3)
     torch.library.opcheck(
         torch.ops.visionssm.selective_scan_backward.default,
@@ -43,12 +45,15 @@ def test_opcheck_on_gpu():
     torch.library.opcheck(torch.ops.visionssm.selective_scan.default, tuple(args))
 
 
-def test_compiles_without_graph_breaks():
-    inputs = make_inputs(1, 2, 12, 4, 1)
+@pytest.mark.parametrize("elapsed", [False, True])
+def test_compiles_without_graph_breaks(elapsed):
+    inputs = make_inputs(1, 2, 12, 4, 1, elapsed=elapsed)
     routes = random_routes(2, 12)
 
-    def loss(u, delta, A, B, C, D, delta_bias):
-        y = selective_scan(u, delta, A, B, C, D, delta_bias, routes=routes, reduce="sum")
+    def loss(u, delta, A, B, C, D, delta_bias, elapsed=None):
+        y = selective_scan(
+            u, delta, A, B, C, D, delta_bias, elapsed=elapsed, routes=routes, reduce="sum"
+        )
         return y.square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -60,10 +65,13 @@ def test_compiles_without_graph_breaks():
 
 def test_exports():
     class Scan(torch.nn.Module):
-        def forward(self, u, delta, A, B, C):
-            return selective_scan(u, delta, A, B, C)
+        def forward(self, u, delta, A, B, C, elapsed):
+            return selective_scan(u, delta, A, B, C) + selective_scan(
+                u, delta, A, B, C, elapsed=elapsed
+            )
 
-    inputs = tuple(list(make_inputs(1, 2, 12, 4, 1).values())[:5])
+    named = make_inputs(1, 2, 12, 4, 1, elapsed=True)
+    inputs = tuple(named[name] for name in ("u", "delta", "A", "B", "C", "elapsed"))
     program = torch.export.export(Scan(), inputs)
     torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
 

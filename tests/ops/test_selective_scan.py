@@ -55,6 +55,45 @@ def test_equals_reference(implementation, shape, routing):
     assert_results_close(actual, exact, l)
 
 
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@pytest.mark.parametrize("routing", ["identity", "permutation", "partial", "per_image"])
+def test_elapsed_time_equals_reference(implementation, routing):
+    b, k, l, d, n = 2, 2, 37, 5, 2
+    routes = {
+        "identity": None,
+        "permutation": random_routes(k, l),
+        "partial": random_routes(k, l, steps=l // 2),
+        "per_image": random_routes(k, l, steps=l // 2, batch=b),
+    }[routing]
+    inputs = make_inputs(b, k, l, d, n, elapsed=True)
+    how = {"routes": routes, "complete": routing == "permutation"}
+    exact = outputs_and_gradients(to_double(inputs), implementation="reference", **how)
+    actual = outputs_and_gradients(inputs, implementation=implementation, **how)
+    assert_results_close(actual, exact, l)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_elapsed_time_may_be_a_strided_view_of_another_dtype(implementation):
+    inputs = make_inputs(2, 3, 19, 6, 1, elapsed=True)
+    elapsed = inputs["elapsed"].detach().bfloat16()
+    inputs["elapsed"] = elapsed.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    exact = outputs_and_gradients(to_double(inputs), implementation="reference")
+    actual = outputs_and_gradients(inputs, implementation=implementation)
+    assert actual["grad_elapsed"].dtype == torch.bfloat16
+    assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_elapsed_step_sizes_are_the_default(implementation):
+    inputs = make_inputs(1, 2, 21, 4, 2)
+    routes = random_routes(2, 21, steps=14)
+    pre = inputs["delta"] + inputs["delta_bias"][:, None]
+    elapsed = torch.nn.functional.softplus(pre)
+    default = selective_scan(**inputs, routes=routes, implementation=implementation)
+    given = selective_scan(**inputs, elapsed=elapsed, routes=routes, implementation=implementation)
+    torch.testing.assert_close(given, default, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduce", ["none", "sum"])
@@ -141,9 +180,12 @@ def test_route_equals_permuting_the_input(implementation, l, n, seed):
 
 
 @settings(max_examples=20, deadline=None)
-@given(l=st.integers(1, 100), step=st.integers(1, 100), block=st.integers(1, 100))
-def test_chunking_changes_nothing_in_torch(l, step, block):
-    inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64)
+@given(
+    l=st.integers(1, 100), step=st.integers(1, 100), block=st.integers(1, 100),
+    elapsed=st.booleans(),
+)  # fmt: skip
+def test_chunking_changes_nothing_in_torch(l, step, block, elapsed):
+    inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64, elapsed=elapsed)
     exact = outputs_and_gradients(inputs, implementation="reference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_impl, "STEP_ELEMENTS", 12 * step)
@@ -154,9 +196,9 @@ def test_chunking_changes_nothing_in_torch(l, step, block):
 
 
 @pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("segment", [32, 64])
-def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment):
-    inputs = make_inputs(1, 2, 70, 5, n)
+@pytest.mark.parametrize(("segment", "elapsed"), [(32, False), (64, False), (32, True)])
+def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment, elapsed):
+    inputs = make_inputs(1, 2, 70, 5, n, elapsed=elapsed)
     routes = random_routes(2, 70)
     monkeypatch.setattr(
         triton_impl, "_split_length", lambda length, *_: (-(-length // segment), segment)
@@ -236,12 +278,14 @@ def test_same_bits_every_run(implementation):
         assert torch.equal(runs[0][name], runs[1][name]), name
 
 
-def test_gradcheck_in_float64():
-    inputs = make_inputs(1, 2, 6, 2, 2, dtype=torch.float64)
+@pytest.mark.parametrize("elapsed", [False, True])
+def test_gradcheck_in_float64(elapsed):
+    inputs = make_inputs(1, 2, 6, 2, 2, dtype=torch.float64, elapsed=elapsed)
     routes = random_routes(2, 6, steps=5)
 
     def scan(*tensors):
-        return selective_scan(*tensors, routes=routes, return_last_state=True)
+        call = dict(zip(inputs, tensors, strict=True))
+        return selective_scan(**call, routes=routes, return_last_state=True)
 
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
 
@@ -275,6 +319,8 @@ BAD_CALLS = [
     ("D", {"D": torch.zeros(6)}, r"D: expected \(2, 3\), got \(6,\)"),
     ("delta_bias", {"delta_bias": torch.zeros(3)}, "delta_bias: expected"),
     ("u dtype", {"u": torch.zeros(1, 2, 5, 3, dtype=torch.int64)}, "u: expected a real floating"),
+    ("elapsed", {"elapsed": torch.zeros(1, 1, 5, 3)}, r"elapsed: expected \(1, 2, 5, 3\), got"),
+    ("elapsed dtype", {"elapsed": torch.zeros(1, 2, 5, 3).long()}, "elapsed: expected a real"),
     ("device", {"B": torch.zeros(1, 2, 5, 1, device="meta")}, "B: expected device cpu"),
     ("reduce", {"reduce": "mean"}, "reduce: expected 'none' or 'sum', got 'mean'"),
     ("implementation", {"implementation": "cuda"}, "implementation: expected one of"),

@@ -55,6 +55,19 @@ def test_partial_and_per_image_routes(n):
         assert_results_close(actual, exact, 300)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [37, 500, 3136])
+@pytest.mark.parametrize(("k", "d", "n"), [(4, 40, 1), (2, 33, 16)])
+def test_elapsed_time(dtype, length, k, d, n):
+    inputs = make_inputs(2, k, length, d, n, dtype=dtype, device="cuda", elapsed=True)
+    kept = random_routes(k, length, steps=1 + length // 2, batch=2).cuda()
+    for routes in (None, kept):
+        how = {"routes": routes, "implementation": "torch"}
+        exact = outputs_and_gradients(to_double(inputs), **how)
+        actual = outputs_and_gradients(inputs, routes=routes)
+        assert_results_close(actual, exact, length, added_up(to_double(inputs), **how))
+
+
 def test_long_sequence_of_one_image():
     inputs = make_inputs(1, 4, 65536, 96, 1, dtype=torch.bfloat16, device="cuda")
     routes = random_routes(4, 65536).cuda()

@@ -23,6 +23,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     *,
     delta_softplus: bool = True,
+    elapsed: Tensor | None = None,
     routes: Tensor | None = None,
     reduce: str = "none",
     complete: bool = False,
@@ -34,8 +35,10 @@ def selective_scan(
     For every route k, with t counting its steps and all tensors read at token ``routes[k, t]``::
 
         dt_t = softplus(delta_t + delta_bias)
-        h_t  = exp(dt_t A) h_(t-1) + dt_t B_t u_t        h_0 = 0, one (d, n) state a route
+        h_t  = exp(e_t A) h_(t-1) + dt_t B_t u_t         h_0 = 0, one (d, n) state a route
         y_t  = <C_t, h_t> + D u_t                        written to the same token's row
+
+    where e_t, the time since the route's previous step, is dt_t unless `elapsed` says otherwise.
 
     Letters: b batch, k routes, l tokens, d channels, n state size, s steps of a route.
 
@@ -50,6 +53,10 @@ def selective_scan(
         D: skip weight (k, d).
         delta_bias: added to delta (k, d).
         delta_softplus: apply softplus to the biased step size (linear above 20).
+        elapsed: time that passes from the previous step of the route up to and including this one
+            (b, k, l, d), in token order; at least 0 (not checked), no bias or softplus is applied.
+            Where a route leaves out tokens, the sum of the step sizes since the last one visited
+            decays the state as if they had been visited without input. A padding step's is its dt.
         routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
             image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
@@ -75,7 +82,7 @@ def selective_scan(
 
     Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
     """
-    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, routes, reduce)
+    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, elapsed, routes, reduce)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
@@ -83,11 +90,11 @@ def selective_scan(
     if implementation == "reference":
         y, last_state = selective_scan_reference(
             u, delta, A, B, C, D, delta_bias,
-            delta_softplus=delta_softplus, routes=routes, reduce=reduce,
+            delta_softplus=delta_softplus, elapsed=elapsed, routes=routes, reduce=reduce,
         )  # fmt: skip
     else:
         y, last_state = selective_scan_op(
-            u, delta, A, B, C, D, delta_bias, routes,
+            u, delta, A, B, C, D, delta_bias, elapsed, routes,
             delta_softplus, reduce == "sum", complete, implementation,
         )  # fmt: skip
     return (y, last_state) if return_last_state else y

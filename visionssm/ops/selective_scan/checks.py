@@ -23,6 +23,7 @@ def check_selective_scan_args(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    elapsed: Tensor | None,
     routes: Tensor | None,
     reduce: str,
 ) -> None:
@@ -44,11 +45,12 @@ def check_selective_scan_args(
         ("C", C, (b, k, l, n)),
         ("D", D, (k, d)),
         ("delta_bias", delta_bias, (k, d)),
+        ("elapsed", elapsed, (b, k, l, d)),
     ):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
     named = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    for name, tensor in {"u": u, **named}.items():
+    for name, tensor in {"u": u, **named, "elapsed": elapsed}.items():
         if tensor is None:
             continue
         if tensor.dtype not in FLOATING:

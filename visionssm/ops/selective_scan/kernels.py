@@ -6,16 +6,18 @@ in registers and scans them by serial multiply-adds: no exchange between threads
 alignment hint in `_channel_offsets` is what makes the compiler choose that layout.
 
     forward, for each state index n, over the steps t of a tile:
-        a_t = exp(dt_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
+        a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
 
     backward, steps in reverse, with w_t = C_tn gy_t and r_t = a_t g_t (what step t-1 receives):
         r_t = a_t (r_(t+1) + w_t),  g_t = w_t + r_(t+1)
         gC_tn = sum_d gy_t h_t      gB_tn = sum_d g_t dt_t u_t
-        gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t + A_n r_t h_(t-1)
-        gA_n += dt_t r_t h_(t-1)    gdelta_t = gdt_t sigmoid(delta_t + bias)
+        gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t
+        gA_n += e_t r_t h_(t-1)     ge_t += A_n r_t h_(t-1)
+        gdelta_t = (gdt_t + (ge_t where e_t is dt_t)) sigmoid(delta_t + bias)
 
-Both scans also yield the value one step earlier (h_(t-1), r_(t+1)), see `_compose`. Step sizes are
-kept times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
+The elapsed time e_t is the step size dt_t unless the caller gives it, and in padding steps always.
+Both scans also yield the value one step earlier (h_(t-1), r_(t+1)), see `_compose`. Times are kept
+times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
 
 What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
 issues the loads of the next tile before it computes this one. The backward pass does not: it gains
@@ -23,8 +25,8 @@ nothing there, for the registers that it takes. gB and gC are sums over channels
 tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments: a first
-pass computes each segment's end from a zero state and its total step size, `carry_kernel` carries
-the ends across segments (h_start' = exp(A sum dt) h_start + end), the main pass starts from them.
+pass computes each segment's end from a zero state and its total time, `carry_kernel` carries the
+ends across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 
 Sums over channel blocks, batch and segments go through partial buffers and a reduction in a fixed
@@ -212,20 +214,28 @@ def _step_sizes(
     return dt2, slope
 
 
+@triton.jit
+def _elapsed_times(elapsed, dt2):
+    """Elapsed times times log2(e): step sizes where -inf says there is no token; and where."""
+    is_dt = elapsed == float("-inf")
+    return tl.where(is_dt, dt2, elapsed * LOG2E), is_dt
+
+
 # Neither alignment nor masks depend on these: one kernel serves all their values.
 _SIZES = ["k", "l"]
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def forward_kernel(
-    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_y, p_carry, p_states, p_sum_dt2,
-    stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
+    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_y, p_carry, p_states,
+    p_sum_e2, stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
+    stride_eb, stride_ek, stride_el,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     k, l, d, length, segment,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_DT: tl.constexpr,
+    HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_E: tl.constexpr,
 ):  # fmt: skip
     """Scan one segment from the state in p_carry, leaving the segment's last state there."""
     num_d = tl.cdiv(d, BD)
@@ -235,11 +245,13 @@ def forward_kernel(
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
     begin = i_seg * segment
     end = tl.minimum(begin + segment, length)
-    if DENSE:  # rows of u and delta are adjacent, as y's: one offset serves all three
-        stride_ul, stride_dl = d, d
+    if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
+        stride_ul, stride_dl, stride_el = d, d, d
 
     p_u += i_b * stride_ub + i_k * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
+    if HAS_ELAPSED:
+        p_elapsed += i_b * stride_eb + i_k * stride_ek
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * length
@@ -255,7 +267,7 @@ def forward_kernel(
     if HAS_D:
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
-    sum_dt2 = tl.zeros([BD], tl.float32)
+    sum_e2 = tl.zeros([BD], tl.float32)
     if N == 1:  # the state and the decay rate stay in registers
         A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
         state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
@@ -268,6 +280,9 @@ def forward_kernel(
     token, m_token = _load_tokens(p_routes, begin + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
     delta = _load_rows(p_delta, token, m_token, o_d, m_d, stride_dl, none).to(tl.float32)
     u = _load_rows(p_u, token, m_token, o_d, m_d, stride_ul, 0.0).to(tl.float32)
+    if HAS_ELAPSED:
+        elapsed = _load_rows(p_elapsed, token, m_token, o_d, m_d, stride_el, float("-inf"))
+        elapsed = elapsed.to(tl.float32)
     BC = _scale_projections(_load_projections(p_B, p_C, token * stride_Bl, m_token))
     token_1, m_token_1 = _load_tokens(
         p_routes, begin + T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
@@ -278,16 +293,21 @@ def forward_kernel(
         )
         delta_1 = _load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none)
         u_1 = _load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
+        if HAS_ELAPSED:
+            elapsed_1 = _load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         token_2, m_token_2 = _load_tokens(
             p_routes, i_s + 2 * T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
         dt2, slope = _step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        e2 = dt2
+        if HAS_ELAPSED:
+            e2, is_dt = _elapsed_times(elapsed, dt2)
         du = dt2 * u
         y = tl.zeros([T, BD], tl.float32)
         if HAS_D:
             y = skip[None, :] * u
-        if STORE_SUM_DT:
-            sum_dt2 += tl.sum(dt2, 0)
+        if STORE_SUM_E:
+            sum_e2 += tl.sum(e2, 0)
         for n in range(N):
             Bn, Cn = tl.split(BC)
             last = n == N - 1
@@ -300,7 +320,7 @@ def forward_kernel(
                 state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             if STORE_STATES:
                 tl.store(p_states + n * d + o_d, state, mask=m_d)
-            a = tl.exp2(dt2 * A_n[None, :])
+            a = tl.exp2(e2 * A_n[None, :])
             h, h_prev, state = _scan_steps(a, du * Bn[:, None], state, T)
             if N == 1:
                 state_1 = state
@@ -320,17 +340,19 @@ def forward_kernel(
         p_states += N * d
         token, m_token = token_1, m_token_1
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
+        if HAS_ELAPSED:
+            elapsed = elapsed_1.to(tl.float32)
         token_1, m_token_1 = token_2, m_token_2
 
     if N == 1:
         tl.store(p_carry + o_d, state_1, mask=m_d)
-    if STORE_SUM_DT:
-        tl.store(p_sum_dt2 + (i_bk * num_seg + i_seg) * d + o_d, sum_dt2, mask=m_d)
+    if STORE_SUM_E:
+        tl.store(p_sum_e2 + (i_bk * num_seg + i_seg) * d + o_d, sum_e2, mask=m_d)
 
 
 @triton.jit(do_not_specialize=["k", "num_seg"])
 def carry_kernel(
-    p_carry, p_sum_dt2, p_A, p_first, k, d, num_seg,
+    p_carry, p_sum_e2, p_A, p_first, k, d, num_seg,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
 ):  # fmt: skip
@@ -351,26 +373,28 @@ def carry_kernel(
         o_seg = i_bk * num_seg + (num_seg - 1 - o_seg if REVERSE else o_seg)
         p_end = p_carry + (o_seg * N + n)[:, None] * d + o_d[None, :]
         end = tl.load(p_end, mask=mask, other=0.0)
-        sum_dt2 = tl.load(p_sum_dt2 + o_seg[:, None] * d + o_d[None, :], mask=mask, other=0.0)
-        after, before, state = _scan_steps(tl.exp2(sum_dt2 * A_n[None, :]), end, state, T)
+        sum_e2 = tl.load(p_sum_e2 + o_seg[:, None] * d + o_d[None, :], mask=mask, other=0.0)
+        after, before, state = _scan_steps(tl.exp2(sum_e2 * A_n[None, :]), end, state, T)
         tl.store(p_end, before, mask=mask)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_kernel(
-    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_routes, p_states, p_carry,
-    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_sum_dt2,
+    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_states, p_carry,
+    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_gelapsed, p_sum_e2,
     stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
-    stride_db, stride_dk, stride_dl, stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
+    stride_db, stride_dk, stride_dl, stride_eb, stride_ek, stride_el,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
     stride_gB, stride_gdb, stride_gdk, stride_gdl,
     k, l, d, length, segment,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
+    HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
-    With SUMMARY only r and the sum of the step sizes are computed, for the carry across segments.
+    With SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
     """
     num_d = tl.cdiv(d, BD)
     i_d = tl.program_id(0) % num_d
@@ -381,11 +405,13 @@ def backward_kernel(
     end = tl.minimum(begin + segment, length)
     num_tiles = tl.cdiv(end - begin, T)
     if DENSE:
-        stride_ul, stride_dl, stride_gl = d, d, d
+        stride_ul, stride_dl, stride_el, stride_gl = d, d, d, d
 
     p_gy += i_b * stride_gb + i_k * stride_gk
     p_u += i_b * stride_ub + i_k * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
+    if HAS_ELAPSED:
+        p_elapsed += i_b * stride_eb + i_k * stride_ek
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * length
@@ -393,6 +419,8 @@ def backward_kernel(
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_gA += (i_bk * num_seg + i_seg) * N * d
     p_gu += i_bk * l * d
+    if HAS_ELAPSED:
+        p_gelapsed += i_bk * l * d
     p_gdelta += i_b * stride_gdb + i_k * stride_gdk
     p_gB += i_d * stride_gB + i_bk * l * N
     p_gC += i_d * stride_gB + i_bk * l * N
@@ -419,13 +447,16 @@ def backward_kernel(
     none: tl.constexpr = 0.0 if MASKED else float("-inf")
     o_t = tl.arange(0, T)
     o_sum, is_C = _sum_steps(T, BD)
-    sum_dt2 = tl.zeros([BD], tl.float32)
+    sum_e2 = tl.zeros([BD], tl.float32)
     i_s = begin + (num_tiles - 1) * T
     token, m_token = _load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
     for _ in range(num_tiles):
         row, m_row = _load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
         delta = _load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none).to(tl.float32)
         gy = _load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0).to(tl.float32)
+        if HAS_ELAPSED:
+            elapsed = _load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
+            elapsed = elapsed.to(tl.float32)
         if not SUMMARY:
             u = _load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
             h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
@@ -434,8 +465,11 @@ def backward_kernel(
             p_routes, i_s - T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
         dt2, slope = _step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        e2 = dt2
+        if HAS_ELAPSED:
+            e2, is_dt = _elapsed_times(elapsed, dt2)
         if SUMMARY:
-            sum_dt2 += tl.sum(dt2, 0)
+            sum_e2 += tl.sum(e2, 0)
         if not SUMMARY:
             token_sum, m_sum = _load_tokens(
                 p_routes, i_s + o_sum, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
@@ -443,7 +477,7 @@ def backward_kernel(
             p_gBC = tl.where(is_C, p_gC, p_gB) + token_sum * N
             du = dt2 * u
             gdu = tl.zeros([T, BD], tl.float32)  # <g, B>
-            gdt = tl.zeros([T, BD], tl.float32)
+            ge = tl.zeros([T, BD], tl.float32)
         for n in range(N):
             if N == 1:
                 A_n, r_in = A_1, r_1
@@ -455,7 +489,7 @@ def backward_kernel(
             o_B = token * stride_Bl + (n + 1) * stride_Bn
             BC_1 = _load_projections(p_B, p_C, o_B, m_token & more)
             w = gy * Cn[:, None]
-            a = tl.exp2(dt2 * A_n[None, :])
+            a = tl.exp2(e2 * A_n[None, :])
             r, r_next, r_out = _scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, T)
             if N == 1:
                 r_1 = r_out
@@ -469,9 +503,9 @@ def backward_kernel(
                 gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
                 gdu += g * Bn[:, None]
-                ga = r * h_prev  # gradient of dt A_n
-                gdt += ga * A_n[None, :]
-                gA = tl.sum(ga * dt2, 0)
+                ga = r * h_prev  # gradient of e A_n
+                ge += ga * A_n[None, :]
+                gA = tl.sum(ga * e2, 0)
                 if N == 1:
                     gA_1 += gA
                 else:
@@ -482,6 +516,9 @@ def backward_kernel(
         if N > 1:
             tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
         if not SUMMARY:
+            gdt = ge
+            if HAS_ELAPSED:
+                gdt = tl.where(is_dt, ge, 0.0)
             gdt = (gdt + u * LOG2E * gdu) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)
@@ -492,6 +529,8 @@ def backward_kernel(
             gu = dt2 * gdu + skip[None, :] * gy
             tl.store(p_gu + (row[:, None] * d + o_d[None, :]), gu, mask=mask)
             tl.store(p_gdelta + (row[:, None] * stride_gdl + o_d[None, :]), gdt, mask=mask)
+            if HAS_ELAPSED:
+                tl.store(p_gelapsed + (row[:, None] * d + o_d[None, :]), ge, mask=mask)
         token, m_token = token_1, m_token_1
         i_s -= T
 
@@ -501,7 +540,7 @@ def backward_kernel(
             tl.store(p_gA + o_d, gA_1, mask=m_d)
     o_segment = (i_bk * num_seg + i_seg) * d + o_d
     if SUMMARY:
-        tl.store(p_sum_dt2 + o_segment, sum_dt2, mask=m_d)
+        tl.store(p_sum_e2 + o_segment, sum_e2, mask=m_d)
     else:
         tl.store(p_gD + o_segment, gD, mask=m_d)
         tl.store(p_gbias + o_segment, gbias, mask=m_d)

@@ -16,7 +16,7 @@ from . import torch_impl
 _lib = torch.library.Library("visionssm", "DEF")
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
-    "Tensor? routes"
+    "Tensor? elapsed, Tensor? routes"
 )
 _lib.define(
     f"selective_scan({_INPUTS}, bool delta_softplus, bool reduce_sum, bool complete, "
@@ -25,18 +25,19 @@ _lib.define(
 _lib.define(
     f"selective_scan_backward(Tensor grad_y, Tensor? grad_last_state, {_INPUTS}, Tensor states, "
     "bool delta_softplus, bool complete, str implementation) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def selective_scan_op(
-    u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete, implementation
-) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    delta_softplus, reduce_sum, complete, implementation,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Call the operator; arguments are checked already. Returns y and the last state."""
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
     if triton:  # here the compiler fuses what copies and adds up routes with its neighbours
         u = u.expand_as(delta)
-    differentiable = (u, delta, A, B, C, D, delta_bias)
+    differentiable = (u, delta, A, B, C, D, delta_bias, elapsed)
     save_states = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in differentiable
     )
@@ -48,28 +49,29 @@ def selective_scan_op(
 
 
 def _forward(
-    u, delta, A, B, C, D, delta_bias, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, routes,
     delta_softplus, reduce_sum, complete, save_states, implementation,
 ):  # fmt: skip
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
         return triton_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, routes,
+            u, delta, A, B, C, D, delta_bias, elapsed, routes,
             delta_softplus, reduce_sum, complete, save_states,
         )  # fmt: skip
     with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
         y, last_state = torch_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete
-        )
+            u, delta, A, B, C, D, delta_bias, elapsed, routes,
+            delta_softplus, reduce_sum, complete,
+        )  # fmt: skip
     return y, last_state, last_state.new_empty(0)
 
 
 def _backward(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
-    inputs = (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes)
+    inputs = (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
@@ -81,7 +83,7 @@ def _backward(
 
 
 def _forward_fake(
-    u, delta, A, B, C, D, delta_bias, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, routes,
     delta_softplus, reduce_sum, complete, save_states, implementation,
 ):  # fmt: skip
     b, k, l, d = delta.shape
@@ -97,12 +99,12 @@ def _forward_fake(
 
 
 def _backward_fake(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
     gradients = [
         A.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in (u, delta, A, B, C, D, delta_bias)
+        for t in (u, delta, A, B, C, D, delta_bias, elapsed)
     ]
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
@@ -120,7 +122,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y, grad_last_state, _):
     *tensors, states = ctx.saved_tensors
-    u, delta, D, delta_bias = tensors[0], tensors[1], tensors[5], tensors[6]
+    u, delta, D, delta_bias, elapsed = (tensors[i] for i in (0, 1, 5, 6, 7))
     delta_softplus, reduce_sum, complete, implementation = ctx.flags
     if grad_y is None:
         grad_y = u.new_zeros(()).expand(delta.shape)
@@ -129,10 +131,10 @@ def _autograd(ctx, grad_y, grad_last_state, _):
     grads = torch.ops.visionssm.selective_scan_backward(
         grad_y, grad_last_state, *tensors, states, delta_softplus, complete, implementation
     )
-    gu, gdelta, gA, gB, gC, gD, gbias = grads
+    gu, gdelta, gA, gB, gC, gD, gbias, gelapsed = grads
     return (
         gu, gdelta, gA, gB, gC, None if D is None else gD, None if delta_bias is None else gbias,
-        None, None, None, None, None, None,
+        None if elapsed is None else gelapsed, None, None, None, None, None, None,
     )  # fmt: skip
 
 
@@ -154,24 +156,15 @@ def _scan_flops(delta_shape, A_shape, D_shape, routes_shape) -> int:
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan)
-def _forward_flops(u, delta, A, B, C, D, delta_bias, routes, *args, out_shape=None, **kwargs):
+def _forward_flops(
+    u, delta, A, B, C, D, delta_bias, elapsed, routes, *args, out_shape=None, **kwargs
+):
     return _scan_flops(delta, A, D, routes)
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan_backward)
 def _backward_flops(
-    grad_y,
-    grad_last_state,
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    delta_bias,
-    routes,
-    *args,
-    out_shape=None,
-    **kwargs,
-):
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, *args,
+    out_shape=None, **kwargs,
+):  # fmt: skip
     return 2 * _scan_flops(delta, A, D, routes)

@@ -1,12 +1,12 @@
 """Selective scan, the readable truth: one plain loop over steps.
 
     dt_t = softplus(delta_t + delta_bias)                       (each part optional)
-    h_t  = exp(dt_t A) h_(t-1) + dt_t B_t u_t,   h_0 = 0        (d, n)
+    h_t  = exp(e_t A) h_(t-1) + dt_t B_t u_t,    h_0 = 0        (d, n)
     y_t  = <C_t, h_t> + D u_t                                   (d)
 
-at the token that route k visits at step t. Source: Mamba, arXiv 2312.00752, equations 2 and 4, with
-B discretised as dt B. Runs in the dtype of its widest input, float64 included; every other
-implementation is measured against this one.
+at the token that route k visits at step t; the elapsed time e_t is dt_t if none is given. Source:
+Mamba, arXiv 2312.00752, equations 2 and 4, with B discretised as dt B. Runs in the dtype of its
+widest input, float64 included; every other implementation is measured against this one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def selective_scan_reference(
     delta_bias: Tensor | None = None,
     *,
     delta_softplus: bool = True,
+    elapsed: Tensor | None = None,
     routes: Tensor | None = None,
     reduce: str = "none",
 ) -> tuple[Tensor, Tensor]:
@@ -69,12 +70,19 @@ def selective_scan_reference(
         delta = delta + delta_bias.to(dtype)[:, None]
     if delta_softplus:
         delta = F.softplus(delta)
+    if elapsed is None:
+        elapsed = delta
+    else:
+        elapsed = gather_steps(elapsed.to(dtype), routes)
+        if routes is not None:
+            elapsed = elapsed.where((routes >= 0)[..., None], delta)
 
     state = u.new_zeros(b, k, d, A.shape[-1])
     outputs = []
     for t in range(u.shape[2]):
         dt = delta[:, :, t, :, None]  # (b, k, d, 1)
-        state = torch.exp(dt * A) * state + dt * B[:, :, t, None] * u[:, :, t, :, None]
+        decay = torch.exp(elapsed[:, :, t, :, None] * A)
+        state = decay * state + dt * B[:, :, t, None] * u[:, :, t, :, None]
         outputs.append((state * C[:, :, t, None]).sum(-1))
     y = torch.stack(outputs, dim=2)
     if D is not None:

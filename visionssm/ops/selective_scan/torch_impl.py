@@ -1,18 +1,20 @@
 """Selective scan in chunked PyTorch: any device, any real dtype, traceable.
 
-The recurrence h_t = a_t h_(t-1) + x_t is linear, so the length is cut into c chunks of T steps
-that advance side by side: T steps from a zero state give each chunk's end, c steps carry the ends
-across chunks (h_end = exp(A sum dt) h_start + end), and T more steps from the right starts give
-every h_t. 2 T + c tensor operations replace c T. The scan advances a block of steps at a time, its
-rows gathered along the routes and written back: temporaries stay in the cache, memory is bounded,
-and only each block's first state is needed by the backward pass, which recomputes it.
+The recurrence h_t = a_t h_(t-1) + x_t, where a_t = exp(e_t A) with e_t the elapsed time, is linear,
+so the length is cut into c chunks of T steps that advance side by side: T steps from a zero state
+give each chunk's end, c steps carry the ends across chunks (h_end = exp(A sum e) h_start + end),
+and T more steps from the right starts give every h_t. 2 T + c tensor operations replace c T. The
+scan advances a block of steps at a time, its rows gathered along the routes and written back:
+temporaries stay in the cache, memory is bounded, and only each block's first state is needed by the
+backward pass, which recomputes it.
 
 Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the same recurrence run
-from the end with step sizes shifted by one, then
+from the end with elapsed times shifted by one, then
 
     gC_t = sum_d gy_t h_t              gB_t  = sum_d g_t dt_t u_t
-    gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, A a_t h_(t-1) + B_t u_t>
-    gA   = sum_t g_t dt_t a_t h_(t-1)  gdelta_t = gdt_t sigmoid(delta_t + bias)
+    gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, B_t u_t>, and ge_t where e_t is dt_t
+    gA   = sum_t g_t e_t a_t h_(t-1)   gdelta_t = gdt_t sigmoid(delta_t + bias)
+                                       ge_t  = <g_t, A a_t h_(t-1)>
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class _Steps(NamedTuple):
     u: Tensor  # (b, k, s, d)
     pre: Tensor  # delta + bias, (b, k, s, d)
     dt: Tensor  # (b, k, s, d)
+    elapsed: Tensor  # (b, k, s, d)
     B: Tensor  # (b, k, s, n)
     C: Tensor  # (b, k, s, n)
 
@@ -52,18 +55,19 @@ def selective_scan_forward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    elapsed: Tensor | None,
     routes: Tensor | None,
     delta_softplus: bool,
     reduce_sum: bool,
     complete: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (b, k, l, d) or (b, l, d) in u's dtype, and the last state (b, k, d, n)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     y = call.new_tokens(delta.shape[3])
     state = call.new_state()
     for block in call.blocks():
         steps = call.steps(*block)
-        h, state = _recurrence(steps.dt, call.A, steps.increments(), state)
+        h, state = _recurrence(steps.elapsed, call.A, steps.increments(), state)
         rows = _contract_state(h, steps.C)
         if call.D is not None:
             rows.addcmul_(call.D, steps.u)
@@ -82,39 +86,48 @@ def selective_scan_backward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    elapsed: Tensor | None,
     routes: Tensor | None,
     delta_softplus: bool,
     complete: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias); grad_y (b, k, l, d) may be a view."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the tensors up to elapsed, in order; grad_y (b, k, l, d) may be a view."""
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     d, n = A.shape[1:]
     grad_y = grad_y.to(call.dtype).contiguous()
     blocks = call.blocks()
     starts = [call.new_state()]
     for block in blocks[:-1]:
         steps = call.steps(*block)
-        starts.append(_recurrence(steps.dt, call.A, steps.increments(), starts[-1])[1])
+        starts.append(_recurrence(steps.elapsed, call.A, steps.increments(), starts[-1])[1])
 
     gu, gdelta, gB, gC = (call.new_tokens(width) for width in (d, d, n, n))
+    gelapsed = call.new_tokens(d if elapsed is not None else 0)
     gA, gD, gbias = torch.zeros_like(call.A), call.A.new_zeros(1), call.A.new_zeros(1)
     carry = call.new_state() if grad_last_state is None else grad_last_state
     for block, start in zip(reversed(blocks), reversed(starts), strict=True):
         steps, gy = call.steps(*block), call.take(grad_y, *block)
-        h, _ = _recurrence(steps.dt, call.A, steps.increments(), start)
+        h, _ = _recurrence(steps.elapsed, call.A, steps.increments(), start)
         # Shifted by one step; the carry from the right arrives undecayed.
-        dt_next = F.pad(steps.dt[:, :, 1:], (0, 0, 0, 1))
+        elapsed_next = F.pad(steps.elapsed[:, :, 1:], (0, 0, 0, 1))
         w = gy[..., None] * steps.C[..., None, :]
-        g, _ = _recurrence(dt_next, call.A, w, carry, reverse=True)
-        decay = (steps.dt[..., None] * call.A[:, None]).exp_()
+        g, _ = _recurrence(elapsed_next, call.A, w, carry, reverse=True)
+        decay = (steps.elapsed[..., None] * call.A[:, None]).exp_()
         carry = decay[:, :, 0] * g[:, :, 0]
         call.put(gC, _contract_channels(gy, h), *block)
         call.put(gB, _contract_channels(steps.dt * steps.u, g), *block)
         gB_dot = _contract_state(g, steps.B)
         h_prev = torch.cat([start[:, :, None], h[:, :, :-1]], dim=2)
-        gdecay = g * decay * h_prev  # gradient of dt A
-        gA += (gdecay * steps.dt[..., None]).sum((0, 2))
-        gdt = (gdecay * call.A[:, None]).sum(-1) + steps.u * gB_dot
+        gdecay = g * decay * h_prev  # gradient of elapsed A
+        gA += (gdecay * steps.elapsed[..., None]).sum((0, 2))
+        gtime = (gdecay * call.A[:, None]).sum(-1)
+        gdt = steps.u * gB_dot
+        if elapsed is None:
+            gdt += gtime
+        else:
+            call.put(gelapsed, gtime, *block)
+            if (padding := call.padding(*block)) is not None:
+                gdt += gtime.where(padding, 0)
         if delta_softplus:
             gdt = gdt * torch.where(steps.pre > 20, 1.0, torch.sigmoid(steps.pre))
         gu_rows = steps.dt * gB_dot
@@ -133,6 +146,7 @@ def selective_scan_backward(
         gu.to(u.dtype), gdelta.to(delta.dtype), gA.to(A.dtype), gB.to(B.dtype), gC.to(C.dtype),
         None if D is None else gD.to(D.dtype),
         None if delta_bias is None else gbias.to(delta_bias.dtype),
+        None if elapsed is None else call.tokens(gelapsed).to(elapsed.dtype),
     )  # fmt: skip
 
 
@@ -148,7 +162,7 @@ class _Call:
     have a spare last row, where padding steps write.
     """
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete):
+    def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
         self.b, self.k, self.l, _ = delta.shape
         self.dtype = compute_dtype(u)
         self.u, self.delta, self.B, self.C = (
@@ -158,6 +172,7 @@ class _Call:
         self.D, self.delta_bias = (
             None if t is None else t.to(self.dtype)[:, None] for t in (D, delta_bias)
         )
+        self.elapsed = None if elapsed is None else elapsed.to(self.dtype).contiguous()
         self.softplus = delta_softplus
         self.complete = complete or routes is None
         self.routes = routes
@@ -178,7 +193,16 @@ class _Call:
         u, pre, B, C = (self.take(t, begin, end) for t in (self.u, self.delta, self.B, self.C))
         if self.delta_bias is not None:
             pre = pre + self.delta_bias
-        return _Steps(u, pre, F.softplus(pre) if self.softplus else pre, B, C)
+        dt = elapsed = F.softplus(pre) if self.softplus else pre
+        if self.elapsed is not None:
+            elapsed = self.take(self.elapsed, begin, end)
+            if (padding := self.padding(begin, end)) is not None:
+                elapsed = dt.where(padding, elapsed)
+        return _Steps(u, pre, dt, elapsed, B, C)
+
+    def padding(self, begin: int, end: int) -> Tensor | None:
+        """Which steps are padding, (b or 1, k, end - begin, 1); None where none can be."""
+        return None if self.complete else (self.routes[:, :, begin:end] < 0)[..., None]
 
     def take(self, x: Tensor, begin: int, end: int) -> Tensor:
         """Rows of tokens (b, k or 1, l, c) in step order (b, k, end - begin, c); padding is 0."""
@@ -221,9 +245,9 @@ class _Call:
 
 
 def _recurrence(
-    dt: Tensor, A: Tensor, x: Tensor, state: Tensor, reverse: bool = False
+    elapsed: Tensor, A: Tensor, x: Tensor, state: Tensor, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) h_(t-1) + x_t from `state` (b, k, d, n), or from the end if `reverse`.
+    """h_t = exp(e_t A) h_(t-1) + x_t from `state` (b, k, d, n), or from the end if `reverse`.
 
     Returns:
         all h (b, k, s, d, n), written over x, and the last one.
@@ -234,12 +258,12 @@ def _recurrence(
     pad = chunks * steps - s
     if pad:  # steps of zero length leave the state alone, so they may sit where the scan ends
         before, after = (pad, 0) if reverse else (0, pad)
-        dt = F.pad(dt, (0, 0, before, after))
+        elapsed = F.pad(elapsed, (0, 0, before, after))
         x = F.pad(x, (0, 0, 0, 0, before, after))
-    dt = dt.unflatten(2, (chunks, steps))
+    elapsed = elapsed.unflatten(2, (chunks, steps))
     x = x.unflatten(2, (chunks, steps))
     x_steps = x.unbind(3)
-    decay_steps = (dt[..., None] * A[:, None, None]).exp_().unbind(3)
+    decay_steps = (elapsed[..., None] * A[:, None, None]).exp_().unbind(3)
     order = range(steps - 1, -1, -1) if reverse else range(steps)
 
     h = state[:, :, None]
@@ -247,7 +271,7 @@ def _recurrence(
         end = torch.zeros_like(x_steps[0])
         for t in order:
             end = torch.addcmul(x_steps[t], decay_steps[t], end)
-        across = torch.exp(dt.sum(3)[..., None] * A[:, None])
+        across = torch.exp(elapsed.sum(3)[..., None] * A[:, None])
         starts = [state]
         for c in range(chunks - 1, 0, -1) if reverse else range(chunks - 1):
             starts.append(torch.addcmul(end[:, :, c], across[:, :, c], starts[-1]))

@@ -30,10 +30,11 @@ def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...
 
 
 def selective_scan_forward(
-    u, delta, A, B, C, D, delta_bias, routes, delta_softplus, reduce_sum, complete, save_states
-) -> tuple[Tensor, Tensor, Tensor]:
+    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    delta_softplus, reduce_sum, complete, save_states,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     y = call.new_tokens(d, u.dtype)
     states = u.new_empty(
@@ -49,22 +50,11 @@ def selective_scan_forward(
 
 
 def selective_scan_backward(
-    grad_y,
-    grad_last_state,
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    delta_bias,
-    routes,
-    states,
-    delta_softplus,
-    complete,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete)
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    delta_softplus, complete,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed)."""
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     with device_of(u):
         if not states.numel():
@@ -76,11 +66,12 @@ def selective_scan_backward(
 class _Call:
     """One call's tensors, sizes and launch parameters, shared by all its kernels."""
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, routes, delta_softplus, complete):
+    def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
         check_device("u", u)
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[2]
         self.u, self.delta = unit_stride(u), unit_stride(delta)
+        self.elapsed = None if elapsed is None else unit_stride(elapsed)
         # B and C are slices of one projection as a rule, and then share dtype and strides.
         self.dtypes = B.dtype, C.dtype
         if B.dtype != C.dtype:
@@ -103,13 +94,16 @@ class _Call:
         self.flags = dict(
             N=self.sizes[4], T=STEPS, BD=self.channels,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
-            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, num_warps=1,
+            HAS_BIAS=delta_bias is not None, HAS_ELAPSED=elapsed is not None,
+            SOFTPLUS=delta_softplus, num_warps=1,
         )  # fmt: skip
 
     def row_flags(self, *tensors: Tensor) -> dict[str, bool]:
         """How the kernel may step over rows of these tensors, the outputs' being d apart."""
         _, _, l, d, _ = self.sizes
         strides = [x.stride(2) for x in tensors]
+        if self.elapsed is not None:
+            strides.append(self.elapsed.stride(2))
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
@@ -128,27 +122,27 @@ class _Call:
         b, k, _, d, n = self.sizes
         return self.u.new_zeros(b, k, self.num_segments, n, d, dtype=torch.float32)
 
-    def run_forward(self, carry, y=None, states=None, sum_dt=None) -> None:
+    def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
         """Scan all segments from `carry`, which receives their last states."""
         b, k, l, d, _ = self.sizes
         forward_kernel[self.grid](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
-            _or(y, carry), carry, _or(states, carry), _or(sum_dt, carry),
-            *_token_strides(self.u), *_token_strides(self.delta), *_strides(self.B),
-            self._route_stride(),
+            _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
+            *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
+            *_strides(self.B), self._route_stride(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None,
             STORE_STATES=states is not None,
-            STORE_SUM_DT=sum_dt is not None, **self.row_flags(self.u, self.delta), **self.flags,
+            STORE_SUM_E=sum_e is not None, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
         """State at the start of every segment, (b, k, segments, n, d)."""
         carry = self.new_carry()
         if self.num_segments > 1:
-            sum_dt = self._new_sum_dt()
-            self.run_forward(carry, sum_dt=sum_dt)
-            self._carry(carry, sum_dt)
+            sum_e = self._new_sum_e()
+            self.run_forward(carry, sum_e=sum_e)
+            self._carry(carry, sum_e)
         return carry
 
     def run_backward(self, grad_y, grad_last_state, states):
@@ -159,14 +153,17 @@ class _Call:
             first = grad_last_state.transpose(2, 3).contiguous()
         carry = self.new_carry()
         if self.num_segments > 1:
-            sum_dt = self._new_sum_dt()
-            self._launch_backward(grad_y, states, carry, sum_dt=sum_dt, SUMMARY=True)
-            self._carry(carry, sum_dt, first, reverse=True)
+            sum_e = self._new_sum_e()
+            self._launch_backward(grad_y, states, carry, sum_e=sum_e, SUMMARY=True)
+            self._carry(carry, sum_e, first, reverse=True)
         elif first is not None:
             carry[:, :, 0] = first
 
         shared_u = self.u.shape[1] != k
         gu = self.new_tokens(d, self.u.dtype)
+        gelapsed = None
+        if self.elapsed is not None:
+            gelapsed = self.new_tokens(d, self.elapsed.dtype)
         gdelta = empty_like_tokens(self.delta)
         if self.zero_rows:
             gdelta.zero_()
@@ -175,7 +172,7 @@ class _Call:
         gA = carry.new_zeros(*carry.shape[:3], n, d)
         gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
         self._launch_backward(
-            grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, SUMMARY=False
+            grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, gelapsed, SUMMARY=False
         )
         if shared_u:
             gu = gu.sum(1, keepdim=True)
@@ -185,40 +182,46 @@ class _Call:
             gC.sum(0).to(self.dtypes[1]),
             None if self.D is None else gD.sum((0, 2)).to(self.D.dtype),
             None if self.delta_bias is None else gbias.sum((0, 2)).to(self.delta_bias.dtype),
+            gelapsed,
         )  # fmt: skip
 
     def _launch_backward(
         self, grad_y, states, carry,
-        gu=None, gdelta=None, gA=None, gB=None, gC=None, gD=None, gbias=None, sum_dt=None, *,
-        SUMMARY,
+        gu=None, gdelta=None, gA=None, gB=None, gC=None, gD=None, gbias=None, gelapsed=None,
+        sum_e=None, *, SUMMARY,
     ) -> None:  # fmt: skip
         b, k, l, d, n = self.sizes
         gdelta = _or(gdelta, carry)
-        outputs = (gu, gdelta, gA, gB, gC, gD, gbias, sum_dt)
+        outputs = (gu, gdelta, gA, gB, gC, gD, gbias)
         backward_kernel[self.grid](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *(_or(t, carry) for t in outputs),
+            self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
-            *_strides(self.B), self._route_stride(), b * k * l * n,
+            *self._elapsed_strides(), *_strides(self.B), self._route_stride(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, SUMMARY=SUMMARY,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
-    def _new_sum_dt(self) -> Tensor:
+    def _new_sum_e(self) -> Tensor:
         b, k, _, d, _ = self.sizes
         return self.u.new_empty(b, k, self.num_segments, d, dtype=torch.float32)
 
-    def _carry(self, carry, sum_dt, first=None, reverse=False) -> None:
+    def _carry(self, carry, sum_e, first=None, reverse=False) -> None:
         b, k, _, d, n = self.sizes
         carry_kernel[(b * k * self.num_blocks, n)](
-            carry, sum_dt, self.A, _or(first, carry), k, d, self.num_segments,
+            carry, sum_e, self.A, _or(first, carry), k, d, self.num_segments,
             N=n, T=STEPS, BD=self.channels, REVERSE=reverse, HAS_FIRST=first is not None,
             num_warps=1,
         )  # fmt: skip
 
     def _optional_inputs(self):
-        return (_or(t, self.u) for t in (self.D, self.delta_bias, self.routes))
+        D, delta_bias, routes = (_or(t, self.u) for t in (self.D, self.delta_bias, self.routes))
+        return D, delta_bias, self.elapsed, routes
+
+    def _elapsed_strides(self):
+        return (None, None, None) if self.elapsed is None else _token_strides(self.elapsed)
 
     def _route_stride(self) -> int:
         return 0 if self.routes is None or self.routes.dim() == 2 else self.routes.stride(0)
