@@ -8,6 +8,7 @@ from .hsm_ssd import HSMSSD
 from .multi_head_scan import GatedMultiHeadScan, MultiHeadScan
 from .noncausal_ssd import NonCausalSSD
 from .norm import LayerNormFp32, RmsNormFp32
+from .point_scan import PointScan
 from .spatial_ssm import SpatialSSM
 from .ss2d import SS2D
 from .stem import ConvStem, PatchStem, ResidualConvStem
@@ -26,6 +27,7 @@ __all__ = [
     "MultiHeadScan",
     "NonCausalSSD",
     "PatchStem",
+    "PointScan",
     "ResidualConvStem",
     "RmsNormFp32",
     "SpatialSSM",
