@@ -59,6 +59,7 @@ class Record:
     time_ms: Timing | None = None
     graph_ms: Timing | None = None  # the same call as a CUDA graph
     images_per_s: float | None = None  # by the faster of the two
+    ratio: float | None = None  # of that time to another contender's in the same case
     peak_mib: float | None = None  # allocated at most, above inputs and weights
     gigabytes: float | None = None  # that cannot but move
     copy_share: float | None = None  # of the copy bandwidth; shares are by the faster time too
@@ -82,12 +83,27 @@ class Record:
 
 
 def measure(
-    task: Task, device: torch.device, limits: Limits, seconds: float, goal: float | None
+    task: Task,
+    device: torch.device,
+    limits: Limits,
+    seconds: float,
+    goal: float | None,
+    base_ms: float | None = None,
 ) -> Record:
-    """Check the task, and time it if it is right. What it raises becomes part of the record."""
+    """Check the task, and time it if it is right. What it raises becomes part of the record.
+
+    Args:
+        task: to be measured.
+        device: it runs on.
+        limits: of the device.
+        seconds: of each measurement.
+        goal: images/s, ms, or the ratio to `base_ms`.
+        base_ms: time of the contender that the task is relative to.
+    """
     record = _record(task, "measured")
     if goal is not None:
-        record.goal, record.goal_unit = goal, "images/s" if task.images else "ms"
+        record.goal = goal
+        record.goal_unit = "images/s" if task.images else "times" if task.relative_to else "ms"
     try:
         record.errors = task.errors()
         wrong = [name for name, error in record.errors.items() if not error.acceptable]
@@ -95,7 +111,7 @@ def measure(
             record.status, record.why = "wrong", f"{', '.join(wrong)} off: not timed"
             return record
         _time(task, device, seconds, record)
-        _rate(task, limits, record)
+        _rate(task, limits, record, base_ms)
     except Exception as error:  # a fault of a compiler or of a peer is a result, not the run's end
         record.status, record.why = "failed", f"{type(error).__name__}: {error}"
     return record
@@ -130,7 +146,7 @@ def _time(task: Task, device: torch.device, seconds: float, record: Record) -> N
         record.graph_ms = _time_graph(task.prepare, device, seconds)
 
 
-def _rate(task: Task, limits: Limits, record: Record) -> None:
+def _rate(task: Task, limits: Limits, record: Record, base_ms: float | None) -> None:
     """Set the record's work over the device's limits, and whether the goal is met."""
     work, best_ms = task.work(), record.best_ms
 
@@ -143,11 +159,15 @@ def _rate(task: Task, limits: Limits, record: Record) -> None:
     record.flop_share = share(work.flops, limits.matmul_flops_per_s)
     if task.images:
         record.images_per_s = task.images / (best_ms / 1e3)
+    if base_ms is not None:
+        record.ratio = best_ms / base_ms
     if record.goal is not None and record.quiet:
-        if record.images_per_s is None:
-            record.met = best_ms <= record.goal
-        else:
+        if record.images_per_s is not None:
             record.met = record.images_per_s >= record.goal
+        elif task.relative_to is None:
+            record.met = best_ms <= record.goal
+        elif record.ratio is not None:
+            record.met = record.ratio <= record.goal
 
 
 def time_call(call: Callable[[], Any], device: torch.device, seconds: float) -> Timing:

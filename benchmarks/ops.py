@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ EXPONENTIALS_OF_SOFTPLUS = 1
 
 class ScanProblem:
     """Inputs of a case, distributed as in a fresh model, and the truth about them in float64."""
+
+    complete = True  # every route visits every token
 
     def __init__(self, case: ScanCase, device: torch.device):
         if case.routes not in (1, 4):
@@ -117,7 +120,10 @@ class OurScan:
 
     def run(self) -> Tensor:
         return selective_scan(
-            *self.inputs.values(), routes=self.problem.routes, reduce=self.reduce, complete=True
+            *self.inputs.values(),
+            routes=self.problem.routes,
+            reduce=self.reduce,
+            complete=self.problem.complete,
         )
 
     def in_token_order(self, name: str, x: Tensor) -> Tensor:
@@ -131,7 +137,7 @@ Scan = OurScan | peers.ChannelFirstScan
 def scan_tasks(case: ScanCase, device: torch.device, mamba_ssm: bool) -> Iterator[Task]:
     """Forward and backward of every contender. Goals are for the scan without the sum."""
     problem = ScanProblem(case, device)
-    yield from _tasks(problem, "visionssm", OurScan(problem, "none"), case.goals)
+    yield from our_tasks(problem, "visionssm", case.goals)
     if case.routes > 1:
         yield from _tasks(problem, "visionssm, routes summed", OurScan(problem, "sum"), {})
     if mamba_ssm:
@@ -140,8 +146,23 @@ def scan_tasks(case: ScanCase, device: torch.device, mamba_ssm: bool) -> Iterato
         yield from _tasks(problem, MAMBA_SSM, scan, {}, missing)
 
 
+def our_tasks(
+    problem: ScanProblem,
+    contender: str,
+    goals: Mapping[str, float] = MappingProxyType({}),
+    relative_to: str | None = None,
+) -> Iterator[Task]:
+    """Forward and backward of `selective_scan` without the sum; the rest as in `Task`."""
+    return _tasks(problem, contender, OurScan(problem, "none"), goals, relative_to=relative_to)
+
+
 def _tasks(
-    problem: ScanProblem, contender: str, scan: Scan, goals: Mapping[str, float], missing: str = ""
+    problem: ScanProblem,
+    contender: str,
+    scan: Scan,
+    goals: Mapping[str, float],
+    missing: str = "",
+    relative_to: str | None = None,
 ) -> Iterator[Task]:
     case = problem.case
     quantities = {
@@ -159,6 +180,7 @@ def _tasks(
             errors=functools.partial(errors, problem, scan),
             work=functools.partial(_work, case, scan, quantity),
             goal=goals.get(quantity),
+            relative_to=relative_to,
             graph=True,
             missing=missing,
         )

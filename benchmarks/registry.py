@@ -1,16 +1,18 @@
 """Everything that is measured, and the goal of every row: times in ms, throughputs in images/s.
 
 Goals are for one NVIDIA H200 in bfloat16, but for the CPU suite, whose goal is a peer in the same
-run. A row is added here and nowhere else.
+run, and that of scans, whose goal is a ratio of times. A row is added here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from visionssm.scans import POINT_ORDERS, get_scan, list_scans
 
 EAGER, COMPILE = "eager", "compile"
 BOTH = (EAGER, COMPILE)
@@ -78,7 +80,39 @@ class ModelCase:
     dtype: torch.dtype = torch.bfloat16
 
 
-Case = ScanCase | SSDCase | BlockCase | ModelCase
+@dataclass(frozen=True)
+class SerializationCase:
+    """One shape of `serialize_points`: clouds uniform in a cube of edge 1."""
+
+    label: str
+    clouds: int
+    points: int
+    orders: tuple[str, ...]
+    grid_size: float = 0.001
+    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd": ms
+    dtype: torch.dtype = torch.float32
+
+
+RASTER_ORDER = "raster order"
+
+
+@dataclass(frozen=True)
+class RouteCase:
+    """Scans of a square map whose route tables have one shape, and are timed against each other."""
+
+    label: str
+    batch: int
+    side: int
+    channels: int  # of a route
+    routes: int
+    steps: int
+    covers: bool  # each route visits all tokens; otherwise they share them
+    scans: tuple[str, ...]
+    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "bwd": times raster order
+    dtype: torch.dtype = torch.bfloat16
+
+
+Case = ScanCase | SSDCase | BlockCase | ModelCase | SerializationCase | RouteCase
 
 
 def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: str) -> ScanCase:
@@ -88,6 +122,12 @@ def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: 
 
 def _ssd(op: str, b: int, l: int, h: int, p: int, n: int, note: str) -> SSDCase:
     return SSDCase(f"{op} {b}, {l}, {h}, {p}, {n} ({note})", op == "ssd", b, l, h, p, 1, n)
+
+
+def _serialization(*orders: str) -> SerializationCase:
+    what = orders[0] if len(orders) == 1 else f"{len(orders)} orders"
+    goals = {"fwd": 5.0} if len(orders) == 1 else {}
+    return SerializationCase(f"serialize 8, 100000 ({what})", 8, 100_000, orders, goals=goals)
 
 
 OPS = (
@@ -107,7 +147,28 @@ OPS = (
     _ssd("ssd_noncausal", 1, 65536, 2, 64, 64, "one large image"),
     _ssd("ssd", 64, 196, 24, 64, 64, "patches of 16"),
     _ssd("ssd", 4, 16384, 24, 64, 128, "long sequence"),
+    _serialization("xyz"),
+    _serialization("z"),
+    _serialization("hilbert"),
+    _serialization(*POINT_ORDERS),
 )
+
+
+def _route_cases(batch: int, side: int, dim: int) -> Iterator[RouteCase]:
+    """All registered scans at one size, those with tables of one shape together."""
+    shapes: dict[tuple[int, int, int, bool], list[str]] = {}
+    for name in list_scans():
+        scan = get_scan(name)
+        routes, steps = scan.function((side, side), device="meta").shape
+        shapes.setdefault((dim // scan.num_slices, routes, steps, scan.covers), []).append(name)
+    for (channels, routes, steps, covers), names in shapes.items():
+        shared = "" if covers else " that share the tokens"
+        label = f"{side}x{side}, {routes} routes of {steps}{shared}"
+        goals = {"fwd": 1.1, "bwd": 1.1}
+        yield RouteCase(label, batch, side, channels, routes, steps, covers, tuple(names), goals)
+
+
+SCANS = (*_route_cases(64, 14, 384), *_route_cases(64, 56, 96), *_route_cases(8, 128, 96))
 
 VMAMBA_MIXER = dict(d_state=1, ssm_ratio=1.0, conv_bias=False, gate=False)
 BLOCKS = (
@@ -184,7 +245,13 @@ CPU_PEERS = (
     _on_cpu("DeiT-T (timm)", DEIT),
 )
 
-SUITES: dict[str, tuple[Case, ...]] = {"ops": OPS, "blocks": BLOCKS, "models": MODELS, "cpu": CPU}
+SUITES: dict[str, tuple[Case, ...]] = {
+    "ops": OPS,
+    "blocks": BLOCKS,
+    "models": MODELS,
+    "scans": SCANS,
+    "cpu": CPU,
+}
 PEERS: dict[str, tuple[ModelCase, ...]] = {"models": MODEL_PEERS, "cpu": CPU_PEERS}  # go first
 MAMBA_SSM = "mamba_ssm"
 

@@ -23,6 +23,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "ms (20 to 80 %)": lambda r: _timing(r.time_ms) if r.status == "measured" else _status(r),
     "as CUDA graph": lambda r: _timing(r.graph_ms),
     "images/s": lambda r: _number(r.images_per_s),
+    "times raster order": lambda r: "" if r.ratio is None else f"{r.ratio:.3f}",
     "of copy": lambda r: _percent(r.copy_share),
     "of exp": lambda r: _percent(r.exponential_share),
     "of matmul": lambda r: _percent(r.flop_share),
@@ -37,9 +38,11 @@ Times are medians with the 20th and 80th percentile. What follows them is of the
 times, and so is the comparison with the goal. Of copy: bytes that cannot but move (inputs once,
 outputs once) over the bandwidth of a device copy. Of exp: exponentials that the operation needs
 over what the special-function units give. Of matmul: FLOPs (a multiply-add is two) over those of a
-large matrix product. Peak: memory above inputs and weights. Other cores: at work for other
-processes meanwhile; a row with more than a tenth neither sets a goal nor meets one. Error / limit:
-the worst deviation from the float64 truth over what the dtype explains; above 1 a row is not timed.
+large matrix product. Times raster order: the time over that of a table of the same shape, and so
+with as many steps, which lists the tokens row by row. Peak: memory above inputs and weights. Other
+cores: at work for other processes meanwhile; a row with more than a tenth neither sets a goal nor
+meets one. Error / limit: the worst deviation from the float64 truth over what the dtype explains;
+above 1 a row is not timed.
 """
 
 
@@ -153,16 +156,21 @@ def to_png(results: Results) -> bytes:
 
 
 def _draw_panel(axes: Any, quantity: str, records: list[Record]) -> None:
+    ratios = any(r.ratio for r in records)
+    if ratios:  # not what they are relative to
+        records = [r for r in records if r.ratio]
     contenders = list(dict.fromkeys((r.contender, r.mode) for r in records))
     colours = [f"C{contenders.index((r.contender, r.mode)) % 10}" for r in records]
     rows = range(len(records))
-    axes.scatter([r.images_per_s or r.best_ms for r in records], rows, c=colours)
+    axes.scatter([r.ratio or r.images_per_s or r.best_ms for r in records], rows, c=colours)
     goals = [(row, r.goal) for row, r in zip(rows, records, strict=True) if r.goal is not None]
     axes.plot([goal for _, goal in goals], [row for row, _ in goals], "k|", markersize=14)
     axes.set_yticks(rows, [f"{r.case} {r.contender} {r.mode}" for r in records], fontsize=7)
     axes.invert_yaxis()
     unit = "images/s, more is better" if records[0].images_per_s else "ms, less is better"
-    axes.set(xscale="log", xlabel=f"{unit}; black: goal", title=quantity)
+    if ratios:
+        unit = "time over that of raster order, less is better"
+    axes.set(xscale="linear" if ratios else "log", xlabel=f"{unit}; black: goal", title=quantity)
     axes.grid(alpha=0.3)
 
 

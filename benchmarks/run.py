@@ -17,7 +17,17 @@ from .blocks import block_tasks
 from .measure import Limits, Record, measure, measure_limits, skipped
 from .models import model_tasks
 from .ops import scan_tasks
-from .registry import MAMBA_SSM, BlockCase, Case, ScanCase, SSDCase
+from .pointcloud import serialization_tasks
+from .registry import (
+    MAMBA_SSM,
+    BlockCase,
+    Case,
+    RouteCase,
+    ScanCase,
+    SerializationCase,
+    SSDCase,
+)
+from .scans import route_tasks
 from .ssd import ssd_tasks
 from .task import Task
 
@@ -138,6 +148,10 @@ def tasks_of(case: Case, device: torch.device, compare: Sequence[str]) -> Iterat
         return scan_tasks(case, device, MAMBA_SSM in compare)
     if isinstance(case, SSDCase):
         return ssd_tasks(case, device, MAMBA_SSM in compare)
+    if isinstance(case, SerializationCase):
+        return serialization_tasks(case, device)
+    if isinstance(case, RouteCase):
+        return route_tasks(case, device)
     if isinstance(case, BlockCase):
         return block_tasks(case, device)
     return model_tasks(case, device)
@@ -154,7 +168,10 @@ def run_task(
         rival = (task.as_fast_as, task.mode, task.quantity)
         quiet = (r for r in earlier if r.quiet and (r.contender, r.mode, r.quantity) == rival)
         goal = next((r.images_per_s for r in quiet), None)
-    return measure(task, device, limits, seconds, goal)
+    base = (task.case, task.relative_to, task.mode, task.quantity, "measured")
+    rows = [r for r in earlier if (r.case, r.contender, r.mode, r.quantity, r.status) == base]
+    base_ms = next((r.best_ms for r in rows if r.quiet), None)
+    return measure(task, device, limits, seconds, goal, base_ms)
 
 
 if __name__ == "__main__":

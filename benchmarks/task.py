@@ -45,6 +45,8 @@ class Task:
         errors: runs the call once and compares each of its results with the truth.
         images: per call, where throughput counts; the goal is then images/s, and ms otherwise.
         as_fast_as: a model whose images/s in the same run is the goal.
+        relative_to: a contender in the same case, and run, by whose time the task's is divided; the
+            goal is then the most that the quotient may be.
         graph: also time the call as a CUDA graph, without the host.
         missing: what would have to be there to run it; empty if all is.
     """
@@ -60,6 +62,7 @@ class Task:
     goal: float | None = None
     images: int | None = None
     as_fast_as: str | None = None
+    relative_to: str | None = None
     graph: bool = False
     missing: str = ""
 

@@ -63,7 +63,9 @@ def serialize_points(
     names = (orders,) if isinstance(orders, str) else tuple(orders)
     _check_arguments(coordinates, names, grid_size, lengths, compat)
     dtype = torch.promote_types(coordinates.dtype, torch.float32)
-    cells = (coordinates.detach().to(dtype) / grid_size).floor()
+    coordinates = coordinates.detach().to(dtype)
+    # By a tensor: by a number, CUDA multiplies with its inverse and cells differ from the CPU's.
+    cells = (coordinates / coordinates.new_full((), grid_size)).floor()
     valid = cells.isfinite().all(-1)
     if lengths is not None:
         steps = torch.arange(coordinates.shape[1], device=coordinates.device)
