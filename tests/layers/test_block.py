@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from tests.layers.convolution import convolved
 from visionssm.layers import CPEBlock
 
 mixer = partial(nn.Linear, 6)  # one that mixes channels alone
@@ -16,9 +17,9 @@ def test_four_residuals_in_order():
     block = CPEBlock(6, mixer, mlp_ratio=2.0)
     assert block.mlp.fc1.out_features == 12
     x = torch.randn(2, 5, 4, 6)
-    expected = x + block.cpe1(x.movedim(-1, 1)).movedim(1, -1)
+    expected = x + convolved(block.cpe1, x)
     expected = expected + block.op(block.norm(expected))
-    expected = expected + block.cpe2(expected.movedim(-1, 1)).movedim(1, -1)
+    expected = expected + convolved(block.cpe2, expected)
     expected = expected + block.mlp(block.norm2(expected))
     torch.testing.assert_close(block(x), expected)
 
@@ -26,6 +27,6 @@ def test_four_residuals_in_order():
 def test_dropped_paths_leave_the_position_embeddings():
     block = CPEBlock(6, mixer, drop_path=1.0).train()
     x = torch.randn(2, 5, 4, 6)
-    expected = x + block.cpe1(x.movedim(-1, 1)).movedim(1, -1)
-    expected = expected + block.cpe2(expected.movedim(-1, 1)).movedim(1, -1)
+    expected = x + convolved(block.cpe1, x)
+    expected = expected + convolved(block.cpe2, expected)
     torch.testing.assert_close(block(x), expected)

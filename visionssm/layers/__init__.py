@@ -2,6 +2,7 @@
 
 from .bidirectional_mamba import BidirectionalMamba
 from .block import CPEBlock
+from .depthwise import DepthwiseConv2d
 from .downsample import ConvDownsample, InvertedDownsample
 from .es2d import ES2D
 from .hsm_ssd import HSMSSD
@@ -21,6 +22,7 @@ __all__ = [
     "CPEBlock",
     "ConvDownsample",
     "ConvStem",
+    "DepthwiseConv2d",
     "GatedMultiHeadScan",
     "InvertedDownsample",
     "LayerNormFp32",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
-from visionssm.ops import selective_scan
+from visionssm.ops import depthwise_conv, selective_scan
 from visionssm.scans import scan_routes
 
 from .projections import project_routes, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 
-# Both look at sizes and devices, so a symbolic trace keeps them as single calls.
+# They look at sizes and devices, so a symbolic trace keeps each as a single call.
+register_notrace_function(depthwise_conv)
 register_notrace_function(selective_scan)
 register_notrace_function(scan_routes)
 
@@ -103,7 +105,27 @@ class BidirectionalMamba(nn.Module):
         """Mix a sequence of tokens (b, l, dim)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x = self.act(self.convolve(x))
-        delta, B, C = self.project(x)
+        return self.gate(self.scan(x, *self.project(x)), z)
+
+    def scan(
+        self,
+        x: Tensor,
+        delta: Tensor,
+        B: Tensor,
+        C: Tensor,
+        elapsed: Tensor | None = None,
+        reduce: str = "sum",
+    ) -> Tensor:
+        """Scan tokens (b, l, 2, d) in both directions: (b, l, d), or (b, 2, l, d) not reduced.
+
+        Args:
+            x: convolved tokens of each direction.
+            delta: step sizes before bias and softplus (b, 2, l, d).
+            B: (b, 2, l, n).
+            C: (b, 2, l, n).
+            elapsed: time since the last token of each direction, see `selective_scan`.
+            reduce: "sum" adds the directions up at each token, "none" leaves them apart.
+        """
         y = selective_scan(
             x.transpose(1, 2),
             delta,
@@ -111,29 +133,33 @@ class BidirectionalMamba(nn.Module):
             B,
             C,
             self.D.float().unflatten(0, (NUM_ROUTES, -1)),
-            self.dt_proj_bias.float().unflatten(0, (NUM_ROUTES, -1)),
+            self.step_size_bias(),
+            elapsed=elapsed,
             routes=scan_routes("bidirectional", 1, x.shape[1], x),
-            reduce="sum",
+            reduce=reduce,
             complete=True,
         )
+        return cast(Tensor, y)
+
+    def gate(self, y: Tensor, z: Tensor) -> Tensor:
+        """Output of the mixer for scanned tokens y and gates z, both (b, l, d)."""
         y = self.out_proj(y * self.act(z))
         return 0.5 * y if self.average else y
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Both depthwise convolutions of tokens (b, l, d): (b, l, 2, d), in token order.
+    def step_size_bias(self) -> Tensor:
+        """What is added to delta before the softplus, (2, d)."""
+        return self.dt_proj_bias.float().unflatten(0, (NUM_ROUTES, -1))
 
-        Written as sums of shifted sequences, which a compiler makes one kernel with what comes
-        before and after; convolution kernels are slow where so few taps meet so many channels.
+    def convolve(self, x: Tensor) -> Tensor:
+        """Both depthwise convolutions of tokens (b, l, d) in one call: (b, l, 2, d), token order.
+
+        Taps of both directions are centred on the token, those of the other side zero.
         """
-        l, taps = x.shape[1], self.conv_weight.shape[-1]
-        forward, reverse = self.conv_weight.squeeze(1).chunk(NUM_ROUTES)
-        padded = F.pad(x, (0, 0, taps - 1, taps - 1))
-        before, after = self.conv_bias.chunk(NUM_ROUTES)
-        for i in range(taps):  # the last tap is the token itself
-            shift = taps - 1 - i
-            before = before + padded[:, i : i + l] * forward[:, i]
-            after = after + padded[:, taps - 1 + shift : taps - 1 + shift + l] * reverse[:, i]
-        return torch.stack((before, after), dim=2).to(x.dtype)
+        others = self.conv_weight.shape[-1] - 1
+        forward, reverse = self.conv_weight.chunk(NUM_ROUTES)
+        weight = torch.cat([F.pad(forward, (0, others)), F.pad(reverse.flip(-1), (others, 0))])
+        y = depthwise_conv(x.unsqueeze(2), weight.unsqueeze(-1), self.conv_bias)
+        return y.squeeze(2).unflatten(-1, (NUM_ROUTES, -1))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, l, k, d) to delta (b, k, l, d), B and C (b, k, l, n), all in token order."""

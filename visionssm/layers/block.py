@@ -5,6 +5,7 @@ from __future__ import annotations
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv2d
 from .typing import Layer
 
 
@@ -35,16 +36,16 @@ class CPEBlock(nn.Module):
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.cpe1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.cpe1 = DepthwiseConv2d(dim, **dd)
         self.norm = norm_layer(dim, **dd)
         self.op = mixer(dim, **dd)
-        self.cpe2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.cpe2 = DepthwiseConv2d(dim, **dd)
         self.norm2 = norm_layer(dim, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.cpe1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.cpe1(x)
         x = x + self.drop_path(self.op(self.norm(x)))
-        x = x + self.cpe2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.cpe2(x)
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import Scan, get_scan, scan_routes
 
+from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
 from .scan_init import init_decay_rates_, init_step_sizes_
 
@@ -186,7 +187,7 @@ class GatedMultiHeadScan(nn.Module):
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size: expected an odd positive integer, got {kernel_size}")
         self.in_proj = nn.Linear(dim, 2 * dim, bias=False, **dd)
-        self.conv2d = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, **dd)
+        self.conv2d = DepthwiseConv2d(dim, kernel_size, **dd)
         self.scan = MultiHeadScan(dim, **options, **dd)
         if self.scan.out_features != dim:
             raise ValueError(
@@ -198,5 +199,5 @@ class GatedMultiHeadScan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix a channels-last map (b, h, w, dim)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = F.silu(self.conv2d(x))
         return self.norm(self.scan(x)) * F.silu(z)

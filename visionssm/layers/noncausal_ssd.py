@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from visionssm.ops import ssd_noncausal
 
+from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
 from .scan_init import init_step_sizes_
 from .typing import Layer
@@ -68,9 +69,7 @@ class NonCausalSSD(nn.Module):
         self.convolved = (d, num_groups * d_state, num_groups * d_state)  # x, B, C
         self.projected = (d, sum(self.convolved), num_heads)  # z, xBC, dt
         self.in_proj = nn.Linear(dim, sum(self.projected), bias=False, **dd)
-        self.conv2d = nn.Conv2d(
-            self.projected[1], self.projected[1], 3, padding=1, groups=self.projected[1], **dd
-        )
+        self.conv2d = DepthwiseConv2d(self.projected[1], **dd)
         self.act = nn.SiLU()
         # Decay rates and step sizes keep float32 in a model of lower precision.
         fp32 = {"device": device, "dtype": torch.float32}
@@ -92,7 +91,7 @@ class NonCausalSSD(nn.Module):
         """Mix a channels-last map (b, h, w, dim)."""
         _, h, w, _ = x.shape
         z, x, dt = self.in_proj(x).split(self.projected, dim=-1)
-        x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        x = self.conv2d(x).flatten(1, 2)
         x, B, C = x.split(self.convolved, dim=-1)
         # Activated apart, so that a compiler makes one pass of activation and weights.
         x, B, C = self.act(x), self.act(B), self.act(C)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan
 from visionssm.scans import Scan, get_scan, scan_routes
 
+from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
 from .projections import project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
@@ -121,10 +122,7 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(dim, d_inner * (2 if gate else 1), bias=False, **dd)
         self.conv2d: nn.Module = nn.Identity()
         if kernel_size > 1:
-            self.conv2d = nn.Conv2d(
-                d_inner, d_inner, kernel_size, padding=kernel_size // 2, groups=d_inner,
-                bias=conv_bias, **dd,
-            )  # fmt: skip
+            self.conv2d = DepthwiseConv2d(d_inner, kernel_size, bias=conv_bias, **dd)
         self.act = act_layer()
         self.gate_act = act_layer() if gate and gate_act else nn.Identity()
         self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, d, **dd))
@@ -166,8 +164,7 @@ class SS2D(nn.Module):
         z = None
         if self.gate:
             x, z = x.chunk(2, dim=-1)
-        x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = self.out_act(self.out_norm(self.scan_map(self.act(x))))
+        y = self.out_act(self.out_norm(self.scan_map(self.act(self.conv2d(x)))))
         if z is not None:
             y = y * self.gate_act(z)
         return self.drop(self.out_proj(y))

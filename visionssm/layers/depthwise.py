@@ -1,0 +1,30 @@
+"""Depthwise convolution of a channels-last map, with the parameters of `nn.Conv2d`."""
+
+from __future__ import annotations
+
+from timm.models import register_notrace_function
+from torch import Tensor, nn
+
+from visionssm.ops import depthwise_conv
+
+# It looks at sizes and devices, so a symbolic trace keeps it as a single call.
+register_notrace_function(depthwise_conv)
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """Each channel with its own taps: (b, h, w, dim) -> (b, h, w, dim).
+
+    Args:
+        dim: channels.
+        kernel_size: odd.
+        bias: add one number a channel.
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 3, bias: bool = True, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(
+            dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, **dd
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv(x, self.weight, self.bias)

@@ -1,0 +1,81 @@
+"""torch.library registration of the Triton implementation: forward and backward.
+
+One node each to the compiler, which leaves the layout of the tensors around it as it is; around
+its own convolutions it would turn every four-dimensional tensor into what it takes for the
+channels-last layout of an image, scans' inputs among them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+__all__ = ["depthwise_conv_op"]
+
+_lib = torch.library.Library("visionssm", "FRAGMENT")
+_lib.define("depthwise_conv(Tensor x, Tensor taps, int top, int left) -> Tensor")
+_lib.define(
+    "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, int top, int left) -> "
+    "(Tensor, Tensor)"
+)
+
+
+def depthwise_conv_op(x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
+    """Call the operator: x (b, h, w, d), taps (kh, kw, m); arguments are checked already."""
+    return torch.ops.visionssm.depthwise_conv(x, taps, top, left)
+
+
+def _forward(x, taps, top, left):
+    from . import triton_impl
+
+    return triton_impl.depthwise_conv_forward(x, taps, top, left)
+
+
+def _backward(grad_y, x, taps, top, left):
+    from . import triton_impl
+
+    return triton_impl.depthwise_conv_backward(grad_y, x, taps, top, left)
+
+
+def _forward_fake(x, taps, top, left):
+    return x.new_empty(*x.shape[:3], taps.shape[2])
+
+
+def _backward_fake(grad_y, x, taps, top, left):
+    return x.new_empty(x.shape), taps.new_empty(taps.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, taps, ctx.top, ctx.left = inputs
+    ctx.save_for_backward(x, taps)
+
+
+def _autograd(ctx, grad_y):
+    gradients = torch.ops.visionssm.depthwise_conv_backward(
+        grad_y, *ctx.saved_tensors, ctx.top, ctx.left
+    )
+    return *gradients, None, None
+
+
+for _device in ("CPU", "CUDA"):
+    _lib.impl("depthwise_conv", _forward, _device)
+    _lib.impl("depthwise_conv_backward", _backward, _device)
+torch.library.register_fake("visionssm::depthwise_conv", _forward_fake, lib=_lib)
+torch.library.register_fake("visionssm::depthwise_conv_backward", _backward_fake, lib=_lib)
+torch.library.register_autograd(
+    "visionssm::depthwise_conv", _autograd, setup_context=_setup_context, lib=_lib
+)
+
+
+@register_flop_formula(torch.ops.visionssm.depthwise_conv)
+def _forward_flops(x, taps, *args, out_shape=None, **kwargs) -> int:
+    """A multiply-add for each tap of each output."""
+    (b, h, w, _), (kh, kw, m) = x, taps
+    return 2 * b * h * w * kh * kw * m
+
+
+@register_flop_formula(torch.ops.visionssm.depthwise_conv_backward)
+def _backward_flops(grad_y, x, taps, *args, out_shape=None, **kwargs) -> int:
+    """As many for each of the two gradients."""
+    return 2 * _forward_flops(x, taps)
