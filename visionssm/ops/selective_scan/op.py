@@ -127,7 +127,9 @@ def _autograd(ctx, grad_y, grad_last_state, _):
     if grad_y is None:
         grad_y = u.new_zeros(()).expand(delta.shape)
     elif reduce_sum:  # every route receives the gradient of the sum
-        grad_y = grad_y[:, None].expand(delta.shape)
+        grad_y = grad_y.unsqueeze(1)
+    if grad_y.stride(1) == 0:  # the same one, which the compiler would repeat for a (b, k, l, d)
+        grad_y = grad_y[:, :1]
     grads = torch.ops.visionssm.selective_scan_backward(
         grad_y, grad_last_state, *tensors, states, delta_softplus, complete, implementation
     )

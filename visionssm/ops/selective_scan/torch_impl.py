@@ -91,10 +91,10 @@ def selective_scan_backward(
     delta_softplus: bool,
     complete: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the tensors up to elapsed, in order; grad_y (b, k, l, d) may be a view."""
+    """Gradients of the tensors up to elapsed, in order; grad_y is (b, 1 or k, l, d)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     d, n = A.shape[1:]
-    grad_y = grad_y.to(call.dtype).contiguous()
+    grad_y = grad_y.to(call.dtype).expand(delta.shape).contiguous()
     blocks = call.blocks()
     starts = [call.new_state()]
     for block in blocks[:-1]:
