@@ -16,6 +16,7 @@ from triton.runtime.driver import driver
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 hsm_ssd_impl = importlib.import_module("visionssm.ops.hsm_ssd.triton_impl")
+depthwise_conv_impl = importlib.import_module("visionssm.ops.depthwise_conv.triton_impl")
 state_fusion_impl = importlib.import_module("visionssm.ops.state_fusion.triton_impl")
 
 
@@ -73,6 +74,16 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
     hsm_ssd_impl.hsm_ssd_backward(state, x, dt, B, state, log_total)
 
 
+def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
+    """Compile what a call of this size launches, x being a share of a projection."""
+    for name in ("_conv_kernel", "_taps_grad_kernel"):
+        setattr(depthwise_conv_impl, name, CompileOnly(getattr(depthwise_conv_impl, name)))
+    depthwise_conv_impl.check_device = lambda name, x: None
+    x, taps = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d], torch.zeros(3, 3, d)
+    y = depthwise_conv_impl.depthwise_conv_forward(x, taps, 1, 1)
+    depthwise_conv_impl.depthwise_conv_backward(y, x, taps, 1, 1)
+
+
 def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:
     """Compile what a call of this size launches."""
     for name in ("kernel", "input_grad_kernel", "weight_grad_kernel"):
@@ -95,6 +106,7 @@ def main() -> None:
     compile_call(1, 2, 256, 64, 1, segment=128, has_elapsed=True)
     compile_call(2, 1, 197, 128, 16, segment=197, has_elapsed=True)
     compile_hsm_ssd(2, 196, 128, 49)
+    compile_depthwise_conv(2, 14, 14, 128)
     compile_state_fusion(2, 14, 14, 128)
 
 

@@ -9,7 +9,7 @@ few, and all but one shift are another program's or another tap's lines.
                 gw[tap, r] = sum over t of gy[t, r] x[t + shift(tap)]
 
 r counts the repetitions, output channels that read the same input channel; tokens outside of the
-image count as zero. gw goes through partial sums over runs of tokens and a reduction in a fixed
+image count as zero. gw goes through partial sums over tiles of tokens and a reduction in a fixed
 order: no atomics, the same bits every run. All arithmetic is float32.
 """
 
@@ -23,14 +23,13 @@ from torch import Tensor
 from ..launch import check_device, device_of
 
 WARPS = 4
-TOKENS = 32  # of a tile
+TOKENS = 64  # of a tile
+GRAD_TOKENS = 128  # of a tile whose products one program sums up
 SHARE = 8  # adjacent channels of a thread
-RUN_STEPS = 16  # tokens that a warp sums up at once
-RUNS, MIN_RUN = 512, 256  # of tokens whose products one program sums up
 MAX_INT32_OFFSET = 2**31 - 1
 
 # No alignment depends on these, and none is a constant where it is 1: one kernel serves all maps.
-_SIZES = ["num_tokens", "run", "height", "width"]
+_SIZES = ["num_tokens", "height", "width"]
 
 
 @triton.jit
@@ -40,7 +39,7 @@ def _channel_offsets(i_d, d, BD: tl.constexpr, SHARE: tl.constexpr):
 
 
 @triton.jit
-def _is_inside(row, column, height, width, dr: tl.constexpr, dc: tl.constexpr):
+def _is_inside(row, column, height, width, dr, dc):
     """Which tokens' image has a token at this distance."""
     inside = (row + dr >= 0) & (row + dr < height)
     return inside & (column + dc >= 0) & (column + dc < width)
@@ -69,8 +68,7 @@ def _conv_kernel(
     y = tl.zeros([BT, BD], tl.float32)
     for a in tl.static_range(KH):
         for c in tl.static_range(KW):
-            dr: tl.constexpr = TOP - a if ADJOINT else a - TOP
-            dc: tl.constexpr = LEFT - c if ADJOINT else c - LEFT
+            dr, dc = (TOP - a, LEFT - c) if ADJOINT else (a - TOP, c - LEFT)
             mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
             p = p_x + ((token + (dr * width + dc)) * stride_x)[:, None] + o_d[None, :]
             p_w = p_taps + (a * KW + c) * d * R + o_d
@@ -86,46 +84,30 @@ def _conv_kernel(
 
 @triton.jit(do_not_specialize=_SIZES)
 def _taps_grad_kernel(
-    p_gy, p_x, p_partial, num_tokens, run, height, width, d, stride_gy, stride_x,
+    p_gy, p_x, p_partial, num_tokens, height, width, d, stride_gy, stride_x,
     KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
-    R: tl.constexpr, TAPS: tl.constexpr, W: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
-    WIDE: tl.constexpr,
+    R: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Sums over a run of tokens of gy x, for all taps of one repetition.
-
-    Threads lie along the channels, so that a warp sums its T tokens without exchange between them.
-    """
+    """Sums over a tile of tokens of gy x, for every tap of one repetition."""
     num_d = tl.cdiv(d, BD)
-    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, (BD + 31) // 32)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
     m_d = o_d < d
-    i_run, r = tl.program_id(0) // num_d, tl.program_id(1)
-    begin = i_run * run
-    end = tl.minimum(begin + run, num_tokens)
-    o_tap = tl.arange(0, TAPS)
-
-    total = tl.zeros([W, TAPS, BD], tl.float32)
-    for start in range(begin, end, W * T):
-        token = start + tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
-        m_token = token < end
-        row, column = (token // width) % height, token % width
-        if WIDE:
-            token = token.to(tl.int64)
-        o_gy = (token * stride_gy + r * d)[:, :, None] + o_d[None, None, :]
-        mask = m_token[:, :, None] & m_d[None, None, :]
-        gy = tl.load(p_gy + o_gy, mask=mask, other=0.0).to(tl.float32)
-        for a in tl.static_range(KH):
-            for c in tl.static_range(KW):
-                dr: tl.constexpr = a - TOP
-                dc: tl.constexpr = c - LEFT
-                mask = _is_inside(row, column, height, width, dr, dc) & m_token
-                o_x = ((token + (dr * width + dc)) * stride_x)[:, :, None] + o_d[None, None, :]
-                x = tl.load(p_x + o_x, mask=mask[:, :, None] & m_d[None, None, :], other=0.0)
-                products = tl.sum(gy * x.to(tl.float32), 1)
-                is_tap = (o_tap == a * KW + c)[None, :, None]
-                total += tl.where(is_tap, products[:, None, :], 0.0)
-
-    p_partial += ((i_run * KH * KW + o_tap) * R + r)[:, None] * d + o_d[None, :]
-    tl.store(p_partial, tl.sum(total, 0), mask=(o_tap < KH * KW)[:, None] & m_d[None, :])
+    i_tile, r = tl.program_id(0) // num_d, tl.program_id(1)
+    token = i_tile * BT + tl.arange(0, BT)
+    m_token = token < num_tokens
+    row, column = (token // width) % height, token % width
+    if WIDE:
+        token = token.to(tl.int64)
+    p = p_gy + (token * stride_gy + r * d)[:, None] + o_d[None, :]
+    gy = tl.load(p, mask=m_token[:, None] & m_d[None, :], other=0.0).to(tl.float32)
+    p_partial += (i_tile.to(tl.int64) * KH * KW * R + r) * d + o_d
+    for a in tl.static_range(KH):
+        for c in tl.static_range(KW):
+            dr, dc = a - TOP, c - LEFT
+            mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
+            p = p_x + ((token + (dr * width + dc)) * stride_x)[:, None] + o_d[None, :]
+            x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
+            tl.store(p_partial + (a * KW + c) * R * d, tl.sum(gy * x, 0), mask=m_d)
 
 
 def depthwise_conv_forward(x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
@@ -167,16 +149,14 @@ def _taps_grad(grad_y: Tensor, x: Tensor, taps: Tensor, top: int, left: int) -> 
     kh, kw, m = taps.shape
     grad_y, stride_gy = _with_token_stride(grad_y)
     x, stride_x = _with_token_stride(x)
-    num_tokens, step, block = b * h * w, WARPS * RUN_STEPS, _block(d)
-    run = max(MIN_RUN, triton.cdiv(num_tokens, RUNS * step) * step)
-    runs = triton.cdiv(num_tokens, run)
-    partial = x.new_empty(runs, kh, kw, m, dtype=torch.float32)
+    block, tiles = _block(d), triton.cdiv(b * h * w, GRAD_TOKENS)
+    partial = x.new_empty(tiles, kh, kw, m, dtype=torch.float32)
     with device_of(x):
-        _taps_grad_kernel[(runs * triton.cdiv(d, block), m // d)](
-            grad_y, x, partial, num_tokens, run, h, w, d, stride_gy, stride_x,
-            KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, TAPS=triton.next_power_of_2(kh * kw),
-            W=WARPS, T=RUN_STEPS, BD=block,
-            WIDE=num_tokens * max(stride_gy, stride_x) > MAX_INT32_OFFSET, num_warps=WARPS,
+        _taps_grad_kernel[(tiles * triton.cdiv(d, block), m // d)](
+            grad_y, x, partial, b * h * w, h, w, d, stride_gy, stride_x,
+            KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, BT=GRAD_TOKENS, BD=block,
+            SHARE=min(SHARE, block), WIDE=b * h * w * max(stride_gy, stride_x) > MAX_INT32_OFFSET,
+            num_warps=WARPS,
         )  # fmt: skip
     return partial.sum(0).to(taps.dtype)
 
