@@ -9,7 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionssm.scans import height_first, hilbert, hilbert_code, u_order, z_order, z_order_code
+from visionssm.scans import (
+    height_first,
+    hilbert,
+    hilbert_code,
+    inverse,
+    u_order,
+    z_order,
+    z_order_code,
+)
 
 volumes = st.lists(st.integers(1, 12), min_size=2, max_size=3).map(tuple)
 
@@ -33,6 +41,13 @@ def test_a_grid_of_any_size_keeps_the_order_of_the_curve_around_it(grid, curve):
     assert torch.equal(cells(grid)[routes[0]], inside)
     assert torch.equal(routes[2:], routes[:2].flip(1))
     assert torch.equal(routes.sort().values, torch.arange(math.prod(grid)).int().expand(4, -1))
+
+
+@given(grid=volumes, curve=st.sampled_from([hilbert, z_order]), seed=st.integers(0, 2**31))
+def test_inverse_restores_the_volume(grid, curve, seed):
+    routes = curve(grid).long()
+    x = torch.randn(math.prod(grid), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(x[routes].gather(1, inverse(routes).long()), x.expand(4, -1))
 
 
 @given(grid=volumes, curve=st.sampled_from([hilbert, z_order]))

@@ -16,6 +16,7 @@ from visionssm.scans import (
     POINT_ORDERS,
     hilbert,
     inverse,
+    pointcloud,
     serialize_points,
     u_order,
     voxel_orders,
@@ -184,6 +185,20 @@ def test_compiled_code_has_no_graph_break():
     torch._dynamo.reset()
     compiled = torch.compile(routes, fullgraph=True, backend="eager")
     assert torch.equal(compiled(points), routes(points))
+
+
+@pytest.mark.parametrize(("order", "most"), [("xyz", 50), ("z", 50), ("hilbert", 120)])
+def test_operations_are_few(order, most, monkeypatch):
+    """Each is a launch on a GPU, where values are not read."""
+    monkeypatch.setattr(pointcloud, "_values_can_be_read", lambda tensor: False)
+    points = torch.rand(2, 10, 3)
+    serialize_points(points, order, GRID_SIZE)  # tables are made once
+    with torch.profiler.profile(acc_events=True) as profiler:
+        serialize_points(points, order, GRID_SIZE)
+    views = ("view", "unsqueeze", "expand", "slice", "select", "unbind", "detach", "as_strided")
+    outermost = [event for event in profiler.events() if event.cpu_parent is None]
+    names = [event.name.removeprefix("aten::") for event in outermost]
+    assert 20 < len([name for name in names if name not in views]) < most
 
 
 POINTS = torch.zeros(2, 4, 3)
