@@ -160,13 +160,22 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix a channels-last map (b, h, w, dim)."""
-        x = self.in_proj(x)
-        z = None
+        x, z = self.expand(x)
+        return self.contract(self.scan_map(x), z)
+
+    def expand(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map (b, h, w, dim) to what is scanned and, if there is one, the gate: (b, h, w, d)."""
+        x, z = self.in_proj(x), None
         if self.gate:
             x, z = x.chunk(2, dim=-1)
-        y = self.out_act(self.out_norm(self.scan_map(self.act(self.conv2d(x)))))
+            z = self.gate_act(z)
+        return self.act(self.conv2d(x)), z
+
+    def contract(self, y: Tensor, z: Tensor | None) -> Tensor:
+        """Scanned map and gate (b, h, w, d) to the mixer's output (b, h, w, dim)."""
+        y = self.out_act(self.out_norm(y))
         if z is not None:
-            y = y * self.gate_act(z)
+            y = y * z
         return self.drop(self.out_proj(y))
 
     def scan_map(self, x: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""Sets of kept tokens: selecting, gathering, merging, and the time that removed tokens took.
+
+The letters are those of the scan: b images, k routes, l tokens, n kept tokens, d channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def select(scores: Tensor, num_kept: int, protected: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The tokens of the highest scores, and the others.
+
+    Args:
+        scores: (b, l).
+        num_kept: how many to keep beside the protected one.
+        protected: index of a token of each image to keep in any case, (b, 1).
+
+    Returns:
+        Indices of the kept tokens (b, n), ascending, and of the others (b, l - n).
+    """
+    if protected is not None:
+        scores = scores.scatter(1, protected, float("inf"))
+        num_kept += 1
+    order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: first come first
+    return order[:, :num_kept].sort(dim=1).values, order[:, num_kept:]
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows (b, n, ...) of (b, l, ...) by index (b, n); whole rows, so that reading coalesces."""
+    first = torch.arange(0, x.shape[0] * x.shape[1], x.shape[1], device=x.device)[:, None]
+    rows = x.flatten(0, 1).index_select(0, (index + first).flatten())
+    return rows.unflatten(0, index.shape)
+
+
+def merge(
+    x: Tensor, sizes: Tensor, kept: Tensor, dropped: Tensor, protected: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Average each dropped token into the kept one whose direction is most similar.
+
+    Args:
+        x: tokens (b, l, c).
+        sizes: how many tokens each of them stands for (b, l, 1).
+        kept: indices (b, n), ascending.
+        dropped: indices of the others (b, m).
+        protected: index among `kept` of a token that takes none, (b, 1).
+
+    Returns:
+        Kept tokens (b, n, c) and their sizes (b, n, 1).
+    """
+    directions = F.normalize(x, dim=-1)
+    similarity = take(directions, dropped) @ take(directions, kept).mT
+    if protected is not None:
+        similarity = similarity.scatter(
+            2, protected[:, None].expand(-1, dropped.shape[1], -1), float("-inf")
+        )
+    # A matrix product adds in a fixed order, where scattering would use atomics.
+    joins = F.one_hot(similarity.argmax(-1), kept.shape[1]).to(x.dtype).mT
+    kept_sizes, dropped_sizes = take(sizes, kept), take(sizes, dropped)
+    new_sizes = kept_sizes + joins @ dropped_sizes
+    total = take(x, kept) * kept_sizes + joins @ (take(x, dropped) * dropped_sizes)
+    return total / new_sizes, new_sizes
+
+
+def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
+    """Time of the removed tokens, on the next kept one of each direction: (b, 2, n, d), float32.
+
+    Args:
+        elapsed: time up to and including each token since the one before it, (b, 2, l, d): its step
+            size, and what was carried to it before. Direction 0 runs forwards, 1 backwards.
+        step_sizes: the step sizes alone (b, 2, l, d).
+        kept: indices (b, n), ascending.
+    """
+    clock = elapsed.float().cumsum(2)
+    forward = take(clock[:, 0], kept)
+    forward = forward - F.pad(forward[:, :-1], (0, 0, 1, 0))
+    before = take(clock[:, 1] - elapsed[:, 1], kept)
+    backward = torch.cat([before[:, 1:], clock[:, 1, -1:]], dim=1) - before
+    own = torch.stack([take(direction, kept) for direction in step_sizes.unbind(1)], dim=1)
+    return (torch.stack([forward, backward], dim=1) - own).clamp(min=0)
+
+
+def position_gaps(positions: Tensor) -> Tensor:
+    """Steps since the last kept token of each direction, in the unpruned sequence: (b, 2, n, 1).
+
+    What comes before the first token of a direction has no state to decay: it counts as 1.
+    """
+    gaps = positions.diff(dim=1).float()
+    return torch.stack([F.pad(gaps, (1, 0), value=1.0), F.pad(gaps, (0, 1), value=1.0)], 1)[
+        ..., None
+    ]
+
+
+def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave all but the kept tokens out of routes that visit every token.
+
+    Args:
+        routes: (k, l).
+        kept: tokens (b, n).
+
+    Returns:
+        Index among the kept tokens at each step, int32 (b, k, n); and the step of the full route
+        that this was, ascending (b, k, n).
+    """
+    step_of = torch.empty_like(routes, dtype=torch.int64)
+    arange = torch.arange(routes.shape[1], device=routes.device).expand_as(step_of)
+    step_of = step_of.scatter(1, routes.long(), arange)
+    steps, order = step_of[:, kept].transpose(0, 1).sort(dim=2)
+    return order.int(), steps
+
+
+def route_gaps(routes: Tensor, steps: Tensor) -> Tensor:
+    """Steps of the full route since the last kept one, in token order: (b, k, n, 1), float32.
+
+    Args:
+        routes: index among the kept tokens at each step (b, k, n).
+        steps: the step of the full route that each was (b, k, n), ascending.
+    """
+    gaps = F.pad(steps.diff(dim=2).float(), (1, 0), value=1.0)
+    return torch.empty_like(gaps).scatter(2, routes.long(), gaps)[..., None]
