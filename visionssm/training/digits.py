@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real 8 x 8 scans that ship inside the package."""
 
+import functools
+
 import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
@@ -9,6 +11,27 @@ from sklearn.model_selection import train_test_split
 from .datasets import ClassificationDataset
 
 SPLITS = ("train", "val", "test")
+
+
+@functools.cache
+def load_split(split: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scans (n, 8, 8) from 0 to 1, their digits (n,) and their numbers in scikit-learn (n,).
+
+    Raises:
+        ValueError: unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: expected one of {SPLITS}")
+    digits = load_digits()
+    indices = np.arange(len(digits.target))
+    indices, test = train_test_split(
+        indices, test_size=360, stratify=digits.target, random_state=seed
+    )
+    train, val = train_test_split(
+        indices, test_size=180, stratify=digits.target[indices], random_state=seed
+    )
+    chosen = {"train": train, "val": val, "test": test}[split]
+    return digits.images[chosen] / 16, digits.target[chosen], chosen
 
 
 @DATASETS.register_module()
@@ -25,19 +48,8 @@ class HandwrittenDigits(ClassificationDataset):
     """
 
     def __init__(self, split: str, transform: dict, seed: int = 0) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: expected one of {SPLITS}")
-        digits = load_digits()
-        indices = np.arange(len(digits.target))
-        indices, test = train_test_split(
-            indices, test_size=360, stratify=digits.target, random_state=seed
-        )
-        train, val = train_test_split(
-            indices, test_size=180, stratify=digits.target[indices], random_state=seed
-        )
-        self.indices = {"train": train, "val": val, "test": test}[split]
-        self.pixels = (digits.images[self.indices] * (255 / 16)).astype(np.uint8)
-        self.labels = digits.target[self.indices]
+        scans, self.labels, self.indices = load_split(split, seed)
+        self.pixels = (scans * 255).astype(np.uint8)
         super().__init__(len(self.indices), [str(digit) for digit in range(10)], transform)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
