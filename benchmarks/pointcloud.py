@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -30,7 +30,7 @@ class SerializationProblem:
     def run(self) -> Tensor:
         return serialize_points(self.coordinates, self.case.orders, self.case.grid_size)
 
-    def prepare(self):
+    def prepare(self) -> Callable[[], Tensor]:
         self.run()  # tables are made once
         return self.run
 

@@ -163,7 +163,7 @@ def _route_cases(batch: int, side: int, dim: int) -> Iterator[RouteCase]:
         shapes.setdefault((dim // scan.num_slices, routes, steps, scan.covers), []).append(name)
     for (channels, routes, steps, covers), names in shapes.items():
         shared = "" if covers else " that share the tokens"
-        label = f"{side}x{side}, {routes} routes of {steps}{shared}"
+        label = f"{side}x{side}, {routes} route{'s' * (routes > 1)} of {steps}{shared}"
         goals = {"fwd": 1.1, "bwd": 1.1}
         yield RouteCase(label, batch, side, channels, routes, steps, covers, tuple(names), goals)
 

@@ -207,6 +207,7 @@ POINTS = torch.zeros(2, 4, 3)
 @pytest.mark.parametrize(("change", "message"), [
     ({"coordinates": POINTS[0]}, "coordinates: expected (b, points, 3), at least one point"),
     ({"coordinates": POINTS[:, :0]}, "coordinates: expected (b, points, 3), at least one point"),
+    ({"coordinates": POINTS[:0]}, "coordinates: expected (b, points, 3), at least one point"),
     ({"coordinates": POINTS[..., :2]}, "coordinates: expected (b, points, 3)"),
     ({"coordinates": POINTS.long()}, "coordinates: expected a real floating dtype"),
     ({"orders": "xyy"}, "orders: expected some of ('xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'z', "

@@ -148,7 +148,7 @@ def _check_arguments(
     compat: str | None,
 ) -> None:
     shape = tuple(coordinates.shape)
-    if len(shape) != 3 or shape[1] == 0 or shape[2] != 3:
+    if len(shape) != 3 or shape[2] != 3 or coordinates.numel() == 0:
         raise ValueError(f"coordinates: expected (b, points, 3), at least one point, got {shape}")
     if not coordinates.is_floating_point():
         raise ValueError(f"coordinates: expected a real floating dtype, got {coordinates.dtype}")
@@ -186,7 +186,7 @@ def _check_finite(
 ) -> None:
     b, points, _ = coordinates.shape
     if lengths is not None:
-        if b and not 0 <= int(lengths.min()) <= int(lengths.max()) <= points:
+        if not 0 <= int(lengths.min()) <= int(lengths.max()) <= points:
             raise ValueError(f"lengths: expected 0 to {points}, got {lengths.tolist()}")
         valid = valid | (torch.arange(points) >= lengths[:, None])
     if not valid.all():
