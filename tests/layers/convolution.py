@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from visionssm.layers import DepthwiseConv2d
 
 
-def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """PyTorch's grouped convolution of a channels-last map, from the parameters of a layer."""
+def convolved(conv: DepthwiseConv2d, x: Tensor) -> Tensor:
+    """PyTorch's grouped convolution of a channels-last map with the parameters of a layer."""
     padding = conv.weight.shape[-1] // 2
     y = F.conv2d(x.movedim(-1, 1), conv.weight, conv.bias, padding=padding, groups=len(conv.weight))
-    return y.movedim(1, -1)
+    y = y.movedim(1, -1)
+    return y if conv.activation is None else F.silu(y)

@@ -14,7 +14,7 @@ def by_hand(mixer: NonCausalSSD, x: torch.Tensor, d_state: int) -> torch.Tensor:
     """The paper's equations, head by head, in the channel-first layout of images."""
     b, h, w, _ = x.shape
     z, xBC, dt = mixer.in_proj(x).split(mixer.projected, dim=-1)
-    xBC = F.silu(convolved(mixer.conv2d, xBC)).flatten(1, 2).mT  # (b, c, l)
+    xBC = convolved(mixer.conv2d, xBC).flatten(1, 2).mT  # (b, c, l)
     d, groups = z.shape[-1], mixer.num_groups
     x, B, C = xBC.split([d, groups * d_state, groups * d_state], dim=1)
     heads = []

@@ -16,7 +16,7 @@ def spatial_ssm_by_pixels(layer: SpatialSSM, x: torch.Tensor) -> torch.Tensor:
     """What SpatialSSM should return for x (b, h, w, dim), one pixel and one tap at a time."""
     b, h, w, _ = x.shape
     x, z = F.linear(x, layer.in_proj.weight).chunk(2, dim=-1)
-    x = F.silu(convolved(layer.conv2d, x))
+    x = convolved(layer.conv2d, x)
     r = layer.dt_rank
     dt, B, C = F.linear(x, layer.x_proj_weight).split([r, 1, 1], dim=-1)
     dt = F.softplus(F.linear(dt, layer.dt_projs_weight) + layer.dt_projs_bias)

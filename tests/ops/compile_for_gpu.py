@@ -76,12 +76,13 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
 
 def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
     """Compile what a call of this size launches, x being a share of a projection."""
-    for name in ("_conv_kernel", "_taps_grad_kernel"):
+    for name in ("_conv_kernel", "_conv3x3_kernel", "_taps_grad_kernel", "_taps_grad3x3_kernel"):
         setattr(depthwise_conv_impl, name, CompileOnly(getattr(depthwise_conv_impl, name)))
     depthwise_conv_impl.check_device = lambda name, x: None
-    x, taps = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d], torch.zeros(3, 3, d)
-    y = depthwise_conv_impl.depthwise_conv_forward(x, taps, 1, 1)
-    depthwise_conv_impl.depthwise_conv_backward(y, x, taps, 1, 1)
+    x, bias = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d], torch.zeros(d)
+    for taps, padding in ((torch.zeros(3, 3, d), (1, 1)), (torch.zeros(7, 1, d), (3, 0))):
+        y = depthwise_conv_impl.depthwise_conv_forward(x, taps, bias, *padding, True)
+        depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding)
 
 
 def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:

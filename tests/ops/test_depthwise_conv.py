@@ -37,8 +37,12 @@ def test_reference_is_a_convolution_of_each_channel(case):
         F.conv2d(padded[:, None, :, :, j % case.d], weight[j : j + 1], bias[j : j + 1])[:, 0]
         for j in range(len(weight))
     ]
-    actual = depthwise_conv(x, weight, bias, padding=case.padding, implementation="reference")
-    torch.testing.assert_close(actual, torch.stack(expected, -1), rtol=1e-12, atol=1e-12)
+    expected = torch.stack(expected, -1)
+    options = {"padding": case.padding, "activation": case.activation}
+    actual = depthwise_conv(x, weight, bias, **options, implementation="reference")
+    torch.testing.assert_close(
+        actual, F.silu(expected) if case.activation else expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @every_implementation
@@ -88,26 +92,27 @@ def test_autocast_casts_as_for_a_convolution():
 def test_any_strides(view):
     x = view(torch.randn(2, 5, 5, 6))
     taps = torch.randn(3, 3, 3)
-    args = (x, x, taps, 1, 1)
-    copies = (x.contiguous(), x.contiguous(), taps, 1, 1)
-    forward, backward = (
-        getattr(torch.ops.visionssm, name) for name in ("depthwise_conv", "depthwise_conv_backward")
+    ops, copy = torch.ops.visionssm, x.contiguous()
+    results, expected = (
+        (
+            ops.depthwise_conv(x, taps, None, 1, 1, False),
+            *ops.depthwise_conv_backward(x, x, taps, None, 1, 1)[:2],
+        )
+        for x in (x, copy)
     )
-    results, expected = ((forward(*a[1:]), *backward(*a)) for a in (args, copies))
     for got, want in zip(results, expected, strict=True):
         assert got.is_contiguous()  # as declared to torch.compile
         assert torch.equal(got, want)
 
 
 def test_opcheck():
-    x, weight, _ = make_inputs(CASES[1]).values()
+    x, weight, bias = make_inputs(CASES[1]).values()
     taps = weight.detach().squeeze(1).permute(1, 2, 0).contiguous()
     ops = torch.ops.visionssm
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(
-        ops.depthwise_conv.default, (x, taps.requires_grad_(), 1, 1), test_utils=checks
-    )
-    args = (torch.randn_like(x), x.detach(), taps.detach(), 1, 1)
+    for inputs in ((x, taps.requires_grad_(), bias), (x, taps, None)):
+        torch.library.opcheck(ops.depthwise_conv.default, (*inputs, 1, 1, True), test_utils=checks)
+    args = (torch.randn_like(x), x.detach(), taps.detach(), bias.detach(), 1, 1)
     torch.library.opcheck(ops.depthwise_conv_backward.default, args, test_utils=checks[:2])
 
 
@@ -116,7 +121,8 @@ def test_compiles_without_graph_breaks(implementation):
     inputs = make_inputs(Case(1, 4, 5, 3, repeats=2))
 
     def loss(x, weight, bias):
-        return depthwise_conv(x, weight, bias, implementation=implementation).square().sum()
+        y = depthwise_conv(x, weight, bias, activation="silu", implementation=implementation)
+        return y.square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     expected = torch.autograd.grad(loss(*inputs.values()), list(inputs.values()))
@@ -146,6 +152,7 @@ def test_flops_are_those_of_a_depthwise_convolution():
     ({"padding": (3, 0)}, r"padding: expected \(0..2, 0..2\), got \(3, 0\)"),
     ({"x": torch.zeros(1, 4, 4, 3).int()}, "x: expected a real floating dtype, got torch.int32"),
     ({"weight": torch.zeros(3, 1, 3, 3, device="meta")}, "weight: expected device cpu as x, got m"),
+    ({"activation": "gelu"}, "activation: expected 'silu' or None, got 'gelu'"),
     ({"implementation": "cuda"}, "implementation: expected one of .*, got 'cuda'"),
 ])  # fmt: skip
 def test_wrong_arguments_are_named(change, message):

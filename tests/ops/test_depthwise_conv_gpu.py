@@ -27,6 +27,7 @@ def poisoned_memory():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", [
     *(Case(3, *grid, d) for grid in ((1, 1), (33, 1), (2, 3), (56, 41)) for d in (1, 33, 96, 200)),
+    Case(2, 14, 14, 384, activation="silu"),
     Case(2, 197, 1, 384, repeats=2, taps=(7, 1)),
     Case(2, 20, 9, 24, taps=(2, 5), padding=(1, 0)),
     Case(2, 20, 19, 64, taps=(7, 7)),

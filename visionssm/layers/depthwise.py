@@ -18,13 +18,26 @@ class DepthwiseConv2d(nn.Conv2d):
         dim: channels.
         kernel_size: odd.
         bias: add one number a channel.
+        activation: "silu" afterwards, or None for none.
     """
 
-    def __init__(self, dim: int, kernel_size: int = 3, bias: bool = True, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 3,
+        bias: bool = True,
+        activation: str | None = None,
+        device=None,
+        dtype=None,
+    ):
         dd = {"device": device, "dtype": dtype}
         super().__init__(
             dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, **dd
         )
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.weight, self.bias)
+        return depthwise_conv(x, self.weight, self.bias, activation=self.activation)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation!r}"

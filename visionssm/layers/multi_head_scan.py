@@ -187,7 +187,7 @@ class GatedMultiHeadScan(nn.Module):
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size: expected an odd positive integer, got {kernel_size}")
         self.in_proj = nn.Linear(dim, 2 * dim, bias=False, **dd)
-        self.conv2d = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.conv2d = DepthwiseConv2d(dim, kernel_size, activation="silu", **dd)
         self.scan = MultiHeadScan(dim, **options, **dd)
         if self.scan.out_features != dim:
             raise ValueError(
@@ -199,5 +199,4 @@ class GatedMultiHeadScan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix a channels-last map (b, h, w, dim)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv2d(x))
-        return self.norm(self.scan(x)) * F.silu(z)
+        return self.norm(self.scan(self.conv2d(x))) * F.silu(z)

@@ -69,8 +69,7 @@ class NonCausalSSD(nn.Module):
         self.convolved = (d, num_groups * d_state, num_groups * d_state)  # x, B, C
         self.projected = (d, sum(self.convolved), num_heads)  # z, xBC, dt
         self.in_proj = nn.Linear(dim, sum(self.projected), bias=False, **dd)
-        self.conv2d = DepthwiseConv2d(self.projected[1], **dd)
-        self.act = nn.SiLU()
+        self.conv2d = DepthwiseConv2d(self.projected[1], activation="silu", **dd)
         # Decay rates and step sizes keep float32 in a model of lower precision.
         fp32 = {"device": device, "dtype": torch.float32}
         self.dt_bias = nn.Parameter(torch.empty(num_heads, **fp32))
@@ -93,8 +92,6 @@ class NonCausalSSD(nn.Module):
         z, x, dt = self.in_proj(x).split(self.projected, dim=-1)
         x = self.conv2d(x).flatten(1, 2)
         x, B, C = x.split(self.convolved, dim=-1)
-        # Activated apart, so that a compiler makes one pass of activation and weights.
-        x, B, C = self.act(x), self.act(B), self.act(C)
         A = torch.exp(at_least_float32(self.A_log))
         y = ssd_noncausal(
             x.unflatten(2, (self.num_heads, -1)),

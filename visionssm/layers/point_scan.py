@@ -113,7 +113,7 @@ class PointScan(nn.Module):
         """Mix a line of tokens (b, s, dim) whose last ones, where `steps` (b, s) ends, are zero."""
         mixer = self.mixer
         x, z = mixer.in_proj(x).chunk(2, dim=-1)
-        x = mixer.act(mixer.convolve(x))
+        x = mixer.convolve(x)
         delta, B, C = mixer.project(x)
         forward = torch.arange(steps.shape[1], dtype=torch.int32, device=x.device)
         forward = forward.where(steps, -1)

@@ -86,7 +86,7 @@ class SpatialSSM(nn.Module):
         self.dt_rank = math.ceil(dim / 16)
         self.dt_init = dt_init
         self.in_proj = nn.Linear(dim, 2 * d, bias=False, **dd)
-        self.conv2d = DepthwiseConv2d(d, **dd)
+        self.conv2d = DepthwiseConv2d(d, activation="silu", **dd)
         self.act = nn.SiLU()
         self.x_proj_weight = nn.Parameter(torch.empty(self.dt_rank + 2, d, **dd))
         self.dt_projs_weight = nn.Parameter(torch.empty(d, self.dt_rank, **dd))
@@ -121,7 +121,7 @@ class SpatialSSM(nn.Module):
         """Mix a channels-last map (b, h, w, dim)."""
         _, h, w, _ = x.shape
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = self.act(self.conv2d(x)).flatten(1, 2)
+        x = self.conv2d(x).flatten(1, 2)
         states, C = self.scan_states(x)
         states = self.state_fusion(states.unflatten(1, (h, w))).flatten(1, 2)
         y = torch.addcmul(states * C, self.Ds.to(x.dtype), x)

@@ -122,8 +122,10 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(dim, d_inner * (2 if gate else 1), bias=False, **dd)
         self.conv2d: nn.Module = nn.Identity()
         if kernel_size > 1:
-            self.conv2d = DepthwiseConv2d(d_inner, kernel_size, bias=conv_bias, **dd)
-        self.act = act_layer()
+            activation = "silu" if act_layer is nn.SiLU else None
+            self.conv2d = DepthwiseConv2d(d_inner, kernel_size, conv_bias, activation, **dd)
+        fused = isinstance(self.conv2d, DepthwiseConv2d) and self.conv2d.activation is not None
+        self.act = nn.Identity() if fused else act_layer()
         self.gate_act = act_layer() if gate and gate_act else nn.Identity()
         self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, d, **dd))
         self.dt_projs_weight = nn.Parameter(torch.empty(k, d, self.dt_rank, **dd))

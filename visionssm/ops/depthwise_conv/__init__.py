@@ -20,14 +20,15 @@ def depthwise_conv(
     bias: Tensor | None = None,
     *,
     padding: tuple[int, int] | None = None,
+    activation: str | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """Cross-correlate every channel of a map with its own taps; the map keeps its size.
 
     With zeros outside of the map, and output channel j reading input channel j mod d::
 
-        y[r, c, j] = bias[j] + sum over p, q of
-                     weight[j, 0, p, q] x[r + p - top, c + q - left, j mod d]
+        y[r, c, j] = act(bias[j] + sum over p, q of
+                         weight[j, 0, p, q] x[r + p - top, c + q - left, j mod d])
 
     Tensors stay channels-last, so that a scan reads the rows that this writes.
 
@@ -39,6 +40,7 @@ def depthwise_conv(
         bias: (m,).
         padding: (top, left), zeros before the first row and column; as many follow the last as the
             size needs. None is (kh // 2, kw // 2), the middle tap on the token itself.
+        activation: "silu", or None for none.
         implementation: "auto" (Triton on CUDA, PyTorch elsewhere), or "triton", "torch",
             "reference" by name.
 
@@ -50,7 +52,7 @@ def depthwise_conv(
         ValueError: an argument has the wrong shape, dtype or device, or is out of its range,
             naming it, what was expected and what came.
     """
-    check_depthwise_conv_args(x, weight, bias, padding)
+    check_depthwise_conv_args(x, weight, bias, padding, activation)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
@@ -61,13 +63,12 @@ def depthwise_conv(
     top, left = (kh // 2, kw // 2) if padding is None else padding
     implementation = resolve_implementation(implementation, x.device, x.dtype)
     if implementation == "torch":
-        return _by_convolution(x, weight, bias, top, left)
-    taps = weight.squeeze(1).permute(1, 2, 0)
+        y = _by_convolution(x, weight, bias, top, left)
+        return y if activation is None else F.silu(y)
+    taps, silu = weight.squeeze(1).permute(1, 2, 0).contiguous(), activation == "silu"
     if implementation == "reference":
-        y = depthwise_conv_reference(x, taps, top, left)
-    else:
-        y = depthwise_conv_op(x, taps.contiguous(), top, left)
-    return y if bias is None else y + bias.to(y.dtype)
+        return depthwise_conv_reference(x, taps, bias, top, left, silu)
+    return depthwise_conv_op(x, taps, bias, top, left, silu)
 
 
 def _by_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, top: int, left: int) -> Tensor:

@@ -9,7 +9,11 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_depthwise_conv_args(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int] | None,
+    activation: str | None,
 ) -> None:
     """Raise ValueError unless the arguments form a valid call of `depthwise_conv`."""
     if x.dim() != 4 or 0 in x.shape[1:]:
@@ -24,6 +28,8 @@ def check_depthwise_conv_args(
         raise ValueError(f"bias: expected ({m},), got {tuple(bias.shape)}")
     if padding is not None and not (0 <= padding[0] < kh and 0 <= padding[1] < kw):
         raise ValueError(f"padding: expected (0..{kh - 1}, 0..{kw - 1}), got {padding}")
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation: expected 'silu' or None, got {activation!r}")
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
         if tensor is None:
             continue

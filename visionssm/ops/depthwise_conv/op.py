@@ -14,48 +14,59 @@ from torch.utils.flop_counter import register_flop_formula
 __all__ = ["depthwise_conv_op"]
 
 _lib = torch.library.Library("visionssm", "FRAGMENT")
-_lib.define("depthwise_conv(Tensor x, Tensor taps, int top, int left) -> Tensor")
 _lib.define(
-    "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, int top, int left) -> "
-    "(Tensor, Tensor)"
+    "depthwise_conv(Tensor x, Tensor taps, Tensor? bias, int top, int left, bool silu) -> Tensor"
+)
+_lib.define(
+    "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, Tensor? bias, int top, int left)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 
 
-def depthwise_conv_op(x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
+def depthwise_conv_op(
+    x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int, silu: bool
+) -> Tensor:
     """Call the operator: x (b, h, w, d), taps (kh, kw, m); arguments are checked already."""
-    return torch.ops.visionssm.depthwise_conv(x, taps, top, left)
+    return torch.ops.visionssm.depthwise_conv(x, taps, bias, top, left, silu)
 
 
-def _forward(x, taps, top, left):
+def _forward(x, taps, bias, top, left, silu):
     from . import triton_impl
 
-    return triton_impl.depthwise_conv_forward(x, taps, top, left)
+    return triton_impl.depthwise_conv_forward(x, taps, bias, top, left, silu)
 
 
-def _backward(grad_y, x, taps, top, left):
+def _backward(grad_y, x, taps, bias, top, left):
     from . import triton_impl
 
-    return triton_impl.depthwise_conv_backward(grad_y, x, taps, top, left)
+    gx, gtaps, gbias = triton_impl.depthwise_conv_backward(grad_y, x, taps, bias, top, left)
+    return gx, gtaps, taps.new_empty(0) if gbias is None else gbias
 
 
-def _forward_fake(x, taps, top, left):
+def _forward_fake(x, taps, bias, top, left, silu):
     return x.new_empty(*x.shape[:3], taps.shape[2])
 
 
-def _backward_fake(grad_y, x, taps, top, left):
-    return x.new_empty(x.shape), taps.new_empty(taps.shape)
+def _backward_fake(grad_y, x, taps, bias, top, left):
+    gbias = taps.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), taps.new_empty(taps.shape), gbias
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, taps, ctx.top, ctx.left = inputs
-    ctx.save_for_backward(x, taps)
+    x, taps, bias, *ctx.options = inputs
+    ctx.save_for_backward(x, taps, bias)
 
 
 def _autograd(ctx, grad_y):
-    gradients = torch.ops.visionssm.depthwise_conv_backward(
-        grad_y, *ctx.saved_tensors, ctx.top, ctx.left
-    )
-    return *gradients, None, None
+    x, taps, bias = ctx.saved_tensors
+    top, left, silu = ctx.options
+    ops = torch.ops.visionssm
+    if silu:  # its input is computed again, in less time than it takes to write and to read
+        grad_y = torch.ops.aten.silu_backward(
+            grad_y, ops.depthwise_conv(x, taps, bias, top, left, False)
+        )
+    gx, gtaps, gbias = ops.depthwise_conv_backward(grad_y, x, taps, bias, top, left)
+    return gx, gtaps, None if bias is None else gbias, None, None, None
 
 
 for _device in ("CPU", "CUDA"):

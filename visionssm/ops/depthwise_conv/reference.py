@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def depthwise_conv_reference(x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
+def depthwise_conv_reference(
+    x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int, silu: bool
+) -> Tensor:
     """x (b, h, w, d) and taps (kh, kw, m) to (b, h, w, m) in x's dtype, zeros outside the map."""
     dtype = torch.promote_types(torch.float32, torch.promote_types(x.dtype, taps.dtype))
     _, h, w, d = x.shape
@@ -22,4 +24,6 @@ def depthwise_conv_reference(x: Tensor, taps: Tensor, top: int, left: int) -> Te
     for p in range(kh):
         for q in range(kw):
             y = y + taps[p, q].to(dtype) * padded[:, p : p + h, q : q + w]
-    return y.to(x.dtype)
+    if bias is not None:
+        y = y + bias.to(dtype)
+    return (F.silu(y) if silu else y).to(x.dtype)

@@ -1,16 +1,22 @@
 """Depthwise convolution in Triton: forward, and backward for the maps and for the taps.
 
-All images' tokens stand in one row-major list, and a program owns a tile of them by a block of
-channels. Through every tap it loads the tile once more, shifted, which the cache answers: taps are
-few, and all but one shift are another program's or another tap's lines.
-
-    forward     y[t, r]    = sum over taps of w[tap, r] x[t + shift(tap)]
+    forward     y[t, r]    = act(bias[r] + sum over taps of w[tap, r] x[t + shift(tap)])
     backward    gx[t]      = sum over r and taps of w[tap, r] gy[t - shift(tap), r]
                 gw[tap, r] = sum over t of gy[t, r] x[t + shift(tap)]
 
 r counts the repetitions, output channels that read the same input channel; tokens outside of the
-image count as zero. gw goes through partial sums over tiles of tokens and a reduction in a fixed
-order: no atomics, the same bits every run. All arithmetic is float32.
+image count as zero.
+
+3 x 3 taps in the middle, what nearly every mixer has: a program owns a column of tiles, some tokens
+of a row (of all images, side by side) by a block of channels, and walks down the rows. It loads
+three tiles a row, left, centre and right, each of which goes into the three rows it belongs to:
+three sums are under way. For the gradient of the taps three rows of gy are kept instead.
+
+Other taps: all images' tokens stand in one row-major list, and a program owns a tile of them by a
+block of channels, which it loads once a tap, shifted; the cache answers most of that.
+
+gw and the gradient of the bias go through partial sums and a reduction in a fixed order: no
+atomics, the same bits every run. All arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -25,11 +31,13 @@ from ..launch import check_device, device_of
 WARPS = 4
 TOKENS = 64  # of a tile
 GRAD_TOKENS = 128  # of a tile whose products one program sums up
+COLUMNS = 16  # of a tile that walks down the rows
+MIN_ROWS, PROGRAMS = 4, 2048  # rows are cut into runs of no fewer to have as many programs
 SHARE = 8  # adjacent channels of a thread
 MAX_INT32_OFFSET = 2**31 - 1
 
 # No alignment depends on these, and none is a constant where it is 1: one kernel serves all maps.
-_SIZES = ["num_tokens", "height", "width"]
+_SIZES = ["num_tokens", "num_columns", "run", "height", "width"]
 
 
 @triton.jit
@@ -45,12 +53,161 @@ def _is_inside(row, column, height, width, dr, dc):
     return inside & (column + dc >= 0) & (column + dc < width)
 
 
+@triton.jit
+def _bias(p_bias, o_d, m_d, HAS_BIAS: tl.constexpr):
+    """Bias of a block of channels, or zeros."""
+    if HAS_BIAS:
+        bias = tl.load(p_bias + o_d, mask=m_d, other=0.0).to(tl.float32)
+    else:
+        bias = tl.zeros(o_d.shape, tl.float32)
+    return bias
+
+
+@triton.jit
+def _silu(x):
+    return x * tl.sigmoid(x)
+
+
+@triton.jit
+def _tap(p_taps, tap: tl.constexpr, d, o_d, m_d, FLIP: tl.constexpr):
+    """Weight of a tap of nine for a block of channels, to multiply a tile with."""
+    index: tl.constexpr = 8 - tap if FLIP else tap
+    return tl.load(p_taps + index * d + o_d, mask=m_d, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _load_row(p, row, height, mask):
+    """A tile of a row, 0 where the row or the column lies outside of the image."""
+    return tl.load(p, mask=mask & (row >= 0) & (row < height), other=0.0).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _conv3x3_kernel(
+    p_x, p_taps, p_bias, p_y, num_columns, height, width, d, stride_x, run,
+    FLIP: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """A run of rows of the output. FLIP turns the taps round, which makes it the adjoint."""
+    num_d = tl.cdiv(d, BD)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
+    m_d = o_d < d
+    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
+    column = index % width
+    begin = tl.program_id(1) * run
+    end = tl.minimum(begin + run, height)
+    token = (index // width).to(tl.int64 if WIDE else tl.int32) * height * width + column
+    token += (begin - 1) * width
+    mask = (index < num_columns)[:, None] & m_d[None, :]
+    m_left = mask & (column > 0)[:, None]
+    m_right = mask & (column < width - 1)[:, None]
+
+    above_l = _tap(p_taps, 0, d, o_d, m_d, FLIP)
+    above_c = _tap(p_taps, 1, d, o_d, m_d, FLIP)
+    above_r = _tap(p_taps, 2, d, o_d, m_d, FLIP)
+    on_l = _tap(p_taps, 3, d, o_d, m_d, FLIP)
+    on_c = _tap(p_taps, 4, d, o_d, m_d, FLIP)
+    on_r = _tap(p_taps, 5, d, o_d, m_d, FLIP)
+    below_l = _tap(p_taps, 6, d, o_d, m_d, FLIP)
+    below_c = _tap(p_taps, 7, d, o_d, m_d, FLIP)
+    below_r = _tap(p_taps, 8, d, o_d, m_d, FLIP)
+
+    bias = tl.zeros([BC, BD], tl.float32) + _bias(p_bias, o_d, m_d, HAS_BIAS)[None, :]
+    y, y_next = bias, bias  # of the row before this one, and of this one
+    for row in range(begin - 1, end + 1):
+        p = p_x + (token * stride_x)[:, None] + o_d[None, :]
+        left = _load_row(p - stride_x, row, height, m_left)
+        centre = _load_row(p, row, height, mask)
+        right = _load_row(p + stride_x, row, height, m_right)
+        y += below_l * left
+        y += below_c * centre
+        y += below_r * right
+        if row > begin:
+            result = _silu(y) if SILU else y
+            tl.store(p_y + ((token - width) * d)[:, None] + o_d[None, :], result, mask=mask)
+        y = y_next + on_l * left
+        y += on_c * centre
+        y += on_r * right
+        y_next = bias + above_l * left
+        y_next += above_c * centre
+        y_next += above_r * right
+        token += width
+
+
+@triton.jit
+def _store_tap(p_partial, tap: tl.constexpr, products, d, o_d, m_d):
+    tl.store(p_partial + tap * d + o_d, tl.sum(products, 0), mask=m_d)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _taps_grad3x3_kernel(
+    p_gy, p_x, p_partial, num_columns, height, width, d, stride_gy, stride_x, run,
+    HAS_BIAS: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """Sums over a run of rows of x with the three rows of gy that each goes into."""
+    num_d = tl.cdiv(d, BD)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
+    m_d = o_d < d
+    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
+    column = index % width
+    begin = tl.program_id(1) * run
+    end = tl.minimum(begin + run, height)
+    token = (index // width).to(tl.int64 if WIDE else tl.int32) * height * width + column
+    token += begin * width
+    mask = (index < num_columns)[:, None] & m_d[None, :]
+    m_left = mask & (column > 0)[:, None]
+    m_right = mask & (column < width - 1)[:, None]
+
+    zero = tl.zeros([BC, BD], tl.float32)
+    above_l, above_c, above_r = zero, zero, zero
+    on_l, on_c, on_r = zero, zero, zero
+    below_l, below_c, below_r = zero, zero, zero
+    total = zero
+    p = p_gy + (token * stride_gy)[:, None] + o_d[None, :]
+    before = _load_row(p - width * stride_gy, begin - 1, height, mask)
+    here = _load_row(p, begin, height, mask)
+    for row in range(begin, end):
+        p = p_gy + ((token + width) * stride_gy)[:, None] + o_d[None, :]
+        after = _load_row(p, row + 1, height, mask)
+        p = p_x + (token * stride_x)[:, None] + o_d[None, :]
+        left = tl.load(p - stride_x, mask=m_left, other=0.0).to(tl.float32)
+        centre = tl.load(p, mask=mask, other=0.0).to(tl.float32)
+        right = tl.load(p + stride_x, mask=m_right, other=0.0).to(tl.float32)
+        above_l += after * left
+        above_c += after * centre
+        above_r += after * right
+        on_l += here * left
+        on_c += here * centre
+        on_r += here * right
+        below_l += before * left
+        below_c += before * centre
+        below_r += before * right
+        if HAS_BIAS:
+            total += here
+        before, here = here, after
+        token += width
+
+    i_partial = (tl.program_id(0) // num_d) * tl.num_programs(1) + tl.program_id(1)
+    p_partial += i_partial.to(tl.int64) * (9 + HAS_BIAS) * d
+    _store_tap(p_partial, 0, above_l, d, o_d, m_d)
+    _store_tap(p_partial, 1, above_c, d, o_d, m_d)
+    _store_tap(p_partial, 2, above_r, d, o_d, m_d)
+    _store_tap(p_partial, 3, on_l, d, o_d, m_d)
+    _store_tap(p_partial, 4, on_c, d, o_d, m_d)
+    _store_tap(p_partial, 5, on_r, d, o_d, m_d)
+    _store_tap(p_partial, 6, below_l, d, o_d, m_d)
+    _store_tap(p_partial, 7, below_c, d, o_d, m_d)
+    _store_tap(p_partial, 8, below_r, d, o_d, m_d)
+    if HAS_BIAS:
+        _store_tap(p_partial, 9, total, d, o_d, m_d)
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def _conv_kernel(
-    p_x, p_taps, p_y, num_tokens, height, width, d, stride_x,
-    KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
-    R: tl.constexpr, ADJOINT: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
-    SHARE: tl.constexpr, WIDE: tl.constexpr,
+    p_x, p_taps, p_bias, p_y, num_tokens, height, width, d, stride_x,
+    KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, R: tl.constexpr,
+    ADJOINT: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One repetition of the output; ADJOINT: the sum of R, read with the taps turned round."""
     num_d = tl.cdiv(d, BD)
@@ -63,9 +220,10 @@ def _conv_kernel(
         token = token.to(tl.int64)
     if not ADJOINT:
         p_taps += tl.program_id(1) * d
+        p_bias += tl.program_id(1) * d
         p_y += tl.program_id(1) * d
 
-    y = tl.zeros([BT, BD], tl.float32)
+    y = tl.zeros([BT, BD], tl.float32) + _bias(p_bias, o_d, m_d, HAS_BIAS)[None, :]
     for a in tl.static_range(KH):
         for c in tl.static_range(KW):
             dr, dc = (TOP - a, LEFT - c) if ADJOINT else (a - TOP, c - LEFT)
@@ -76,6 +234,8 @@ def _conv_kernel(
                 x = tl.load(p + r * d, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
                 w = tl.load(p_w + r * d, mask=m_d, other=0.0).to(tl.float32)
                 y += w[None, :] * x
+    if SILU:
+        y = _silu(y)
     stride_y = d if ADJOINT else d * R
     tl.store(
         p_y + (token * stride_y)[:, None] + o_d[None, :], y, mask=m_token[:, None] & m_d[None, :]
@@ -85,8 +245,9 @@ def _conv_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def _taps_grad_kernel(
     p_gy, p_x, p_partial, num_tokens, height, width, d, stride_gy, stride_x,
-    KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
-    R: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, R: tl.constexpr,
+    HAS_BIAS: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of tokens of gy x, for every tap of one repetition."""
     num_d = tl.cdiv(d, BD)
@@ -100,7 +261,9 @@ def _taps_grad_kernel(
         token = token.to(tl.int64)
     p = p_gy + (token * stride_gy + r * d)[:, None] + o_d[None, :]
     gy = tl.load(p, mask=m_token[:, None] & m_d[None, :], other=0.0).to(tl.float32)
-    p_partial += (i_tile.to(tl.int64) * KH * KW * R + r) * d + o_d
+    p_partial += (i_tile.to(tl.int64) * (KH * KW + HAS_BIAS) * R + r) * d + o_d
+    if HAS_BIAS:
+        tl.store(p_partial + KH * KW * R * d, tl.sum(gy, 0), mask=m_d)
     for a in tl.static_range(KH):
         for c in tl.static_range(KW):
             dr, dc = a - TOP, c - LEFT
@@ -110,55 +273,108 @@ def _taps_grad_kernel(
             tl.store(p_partial + (a * KW + c) * R * d, tl.sum(gy * x, 0), mask=m_d)
 
 
-def depthwise_conv_forward(x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
+def depthwise_conv_forward(
+    x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int, silu: bool
+) -> Tensor:
     """y (b, h, w, m) in x's dtype."""
     check_device("x", x)
-    return _convolve(x, taps, top, left, x.shape[3], x.dtype, adjoint=False)
+    return _convolve(x, taps, bias, top, left, x.shape[3], x.dtype, silu=silu)
 
 
 def depthwise_conv_backward(
-    grad_y: Tensor, x: Tensor, taps: Tensor, top: int, left: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of (x, taps)."""
+    grad_y: Tensor, x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of (x, taps, bias), grad_y being that of the sum before the activation."""
     check_device("x", x)
-    gx = _convolve(grad_y, taps, top, left, x.shape[3], x.dtype, adjoint=True)
-    return gx, _taps_grad(grad_y, x, taps, top, left)
+    gx = _convolve(grad_y, taps, None, top, left, x.shape[3], x.dtype, adjoint=True)
+    return gx, *_taps_grad(grad_y, x, taps, bias, top, left)
 
 
 def _convolve(
-    x: Tensor, taps: Tensor, top: int, left: int, d: int, dtype: torch.dtype, adjoint: bool
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    top: int,
+    left: int,
+    d: int,
+    dtype: torch.dtype,
+    adjoint: bool = False,
+    silu: bool = False,
 ) -> Tensor:
     b, h, w, _ = x.shape
     kh, kw, m = taps.shape
     x, stride_x = _with_token_stride(x)
     y = x.new_empty(b, h, w, d if adjoint else m, dtype=dtype)
-    block = _block(d)
-    grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, block), 1 if adjoint else m // d)
+    flags = _flags(d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, m))
+    pointers = x, taps, taps if bias is None else bias, y
     with device_of(x):
-        _conv_kernel[grid](
-            x, taps, y, b * h * w, h, w, d, stride_x,
-            KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, ADJOINT=adjoint, BT=TOKENS, BD=block,
-            SHARE=min(SHARE, block), WIDE=b * h * w * max(stride_x, m) > MAX_INT32_OFFSET,
-            num_warps=WARPS,
-        )  # fmt: skip
+        if _is_3x3(kh, kw, top, left, m // d):
+            grid, run = _columns(b, h, w, d)
+            _conv3x3_kernel[grid](
+                *pointers, b * w, h, w, d, stride_x, run,
+                FLIP=adjoint, SILU=silu, BC=COLUMNS, num_warps=_column_warps(flags), **flags,
+            )  # fmt: skip
+        else:
+            blocks = triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"])
+            _conv_kernel[(blocks, 1 if adjoint else m // d)](
+                *pointers, b * h * w, h, w, d, stride_x,
+                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, ADJOINT=adjoint, SILU=silu,
+                BT=TOKENS, num_warps=WARPS, **flags,
+            )  # fmt: skip
     return y
 
 
-def _taps_grad(grad_y: Tensor, x: Tensor, taps: Tensor, top: int, left: int) -> Tensor:
+def _taps_grad(
+    grad_y: Tensor, x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int
+) -> tuple[Tensor, Tensor | None]:
     b, h, w, d = x.shape
     kh, kw, m = taps.shape
     grad_y, stride_gy = _with_token_stride(grad_y)
     x, stride_x = _with_token_stride(x)
-    block, tiles = _block(d), triton.cdiv(b * h * w, GRAD_TOKENS)
-    partial = x.new_empty(tiles, kh, kw, m, dtype=torch.float32)
+    has_bias = bias is not None
+    flags = _flags(d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
+    is_3x3 = _is_3x3(kh, kw, top, left, m // d)
+    grid, run = _columns(b, h, w, d)
+    tiles = triton.cdiv(b * h * w, GRAD_TOKENS)
+    if is_3x3:
+        tiles = triton.cdiv(b * w, COLUMNS) * grid[1]
+    partial = x.new_empty(tiles, kh * kw + has_bias, m, dtype=torch.float32)
     with device_of(x):
-        _taps_grad_kernel[(tiles * triton.cdiv(d, block), m // d)](
-            grad_y, x, partial, b * h * w, h, w, d, stride_gy, stride_x,
-            KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, BT=GRAD_TOKENS, BD=block,
-            SHARE=min(SHARE, block), WIDE=b * h * w * max(stride_gy, stride_x) > MAX_INT32_OFFSET,
-            num_warps=WARPS,
-        )  # fmt: skip
-    return partial.sum(0).to(taps.dtype)
+        if is_3x3:
+            _taps_grad3x3_kernel[grid](
+                grad_y, x, partial, b * w, h, w, d, stride_gy, stride_x, run,
+                BC=COLUMNS, num_warps=_column_warps(flags), **flags,
+            )  # fmt: skip
+        else:
+            _taps_grad_kernel[(tiles * triton.cdiv(d, flags["BD"]), m // d)](
+                grad_y, x, partial, b * h * w, h, w, d, stride_gy, stride_x,
+                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, BT=GRAD_TOKENS, num_warps=WARPS,
+                **flags,
+            )  # fmt: skip
+    gtaps = partial[:, : kh * kw].sum(0).view(kh, kw, m).to(taps.dtype)
+    return gtaps, None if bias is None else partial[:, kh * kw].sum(0).to(bias.dtype)
+
+
+def _is_3x3(kh: int, kw: int, top: int, left: int, repeats: int) -> bool:
+    return (kh, kw, top, left, repeats) == (3, 3, 1, 1, 1)
+
+
+def _columns(b: int, h: int, w: int, d: int) -> tuple[tuple[int, int], int]:
+    """Grid of programs that walk down the rows, and how many rows each walks."""
+    blocks = triton.cdiv(b * w, COLUMNS) * triton.cdiv(d, _block(d))
+    run = min(h, max(MIN_ROWS, triton.cdiv(h, triton.cdiv(PROGRAMS, blocks))))
+    return (blocks, triton.cdiv(h, run)), run
+
+
+def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
+    """What all kernels take; WIDE counts the elements that offsets pass over."""
+    block = _block(d)
+    return dict(BD=block, SHARE=min(SHARE, block), HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET)
+
+
+def _column_warps(flags: dict) -> int:
+    """Warps whose threads hold one token each, by their share of channels."""
+    return max(1, COLUMNS * flags["BD"] // flags["SHARE"] // 32)
 
 
 def _with_token_stride(x: Tensor) -> tuple[Tensor, int]:

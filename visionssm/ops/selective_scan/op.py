@@ -45,7 +45,10 @@ def selective_scan_op(
         *differentiable, routes, delta_softplus, reduce_sum and not triton, complete, save_states,
         implementation,
     )  # fmt: skip
-    return y.sum(1) if triton and reduce_sum else y, last_state
+    if triton and reduce_sum:
+        with torch.autocast(u.device.type, enabled=False):  # else the sum would be float32
+            y = y.sum(1)
+    return y, last_state
 
 
 def _forward(
