@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.models.golden import DEVICES
 from visionssm.layers import (
     ConvDownsample,
     ConvStem,
@@ -14,6 +15,7 @@ from visionssm.layers import (
     PatchStem,
     ResidualConvStem,
 )
+from visionssm.layers.stem import convolve_patches
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35), (34, 31)])
@@ -29,6 +31,13 @@ def test_stems_turn_images_into_channels_last_maps(size):
 def test_the_residual_stem_gives_channels_last_memory_whatever_it_gets():
     for image in (torch.randn(2, 3, 32, 20), torch.randn(2, 32, 20, 3).permute(0, 3, 1, 2)):
         assert ResidualConvStem(3, 8)(image).is_contiguous()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_patches_are_those_of_a_convolution(device):
+    conv = torch.nn.Conv2d(3, 5, 4, stride=4).double().to(device)
+    image = torch.randn(2, 3, 13, 10, dtype=torch.float64, device=device)
+    torch.testing.assert_close(convolve_patches(conv, image), conv(image).permute(0, 2, 3, 1))
 
 
 def test_stems_without_normalisation_have_convolutions_alone():

@@ -5,10 +5,26 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.layers import ConvNormAct
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from .typing import Layer
+
+
+@register_notrace_function  # looks at sizes and at the device
+def convolve_patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution whose stride is its kernel size: (b, c, h, w) -> (b, h', w', dim).
+
+    On a GPU as one matrix product, for convolution kernels are slow where channels are three.
+    """
+    if not x.is_cuda:
+        return conv(x).permute(0, 2, 3, 1)
+    p = conv.kernel_size[0]
+    rows, columns = x.shape[2] // p, x.shape[3] // p
+    x = x[:, :, : rows * p, : columns * p].unflatten(3, (columns, p)).unflatten(2, (rows, p))
+    return F.linear(x.permute(0, 2, 4, 1, 3, 5).flatten(3), conv.weight.flatten(1), conv.bias)
 
 
 class PatchStem(nn.Module):
@@ -36,7 +52,7 @@ class PatchStem(nn.Module):
         self.norm1 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
+        return self.norm1(convolve_patches(self.conv1, x))
 
 
 class ConvStem(nn.Module):
@@ -76,7 +92,8 @@ class ConvStem(nn.Module):
         self.norm2 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        x = self.act(self.norm1(x))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 

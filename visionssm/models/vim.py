@@ -40,6 +40,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from visionssm.layers import BidirectionalMamba, RmsNormFp32
+from visionssm.layers.stem import convolve_patches
 from visionssm.layers.typing import Layer
 
 from .official import OfficialLayout, choose, convert_official, stored_configs_readable
@@ -128,6 +129,8 @@ class PatchEmbed(nn.Module):
                 f"x: expected images of {self.img_size}, got {tuple(x.shape[2:])}; for other sizes "
                 "build the model with img_size or dynamic_img_size, or call set_input_size"
             )
+        if self.stride == self.patch_size:
+            return convolve_patches(self.proj, x)
         return self.proj(x).permute(0, 2, 3, 1)
 
 
