@@ -130,6 +130,7 @@ def model_tasks(case: ModelCase, device: torch.device) -> Iterator[Task]:
             images=case.batch,
             as_fast_as=case.as_fast_as,
             missing="" if registered else "no registered model has this name",
+            graph=True,
         )
         yield task(
             quantity="inference",
@@ -137,7 +138,6 @@ def model_tasks(case: ModelCase, device: torch.device) -> Iterator[Task]:
             errors=partial(problem.inference_errors, mode),
             work=problem.inference_work,
             goal=case.goals.get("inference"),
-            graph=case.batch == 1,  # where the host would be what is measured
         )
         if case.training:
             yield task(
