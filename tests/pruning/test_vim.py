@@ -109,7 +109,7 @@ def test_time_passes_where_tokens_were_removed(mode, time):
     with torch.no_grad():
         stream = model.embed(x)
         removing = model.blocks[0]
-        after, trace = run_block(removing, stream, None, time)
+        after, trace = run_block(removing, stream, None, time, traced=True)
         scores = positive_sum(trace.scanned).sum(1)[0]
         scores[32] = float("inf")  # the class token
         kept = scores.topk(1 + 20).indices.sort().values.tolist()
@@ -177,6 +177,19 @@ def test_maps_hold_each_patch_at_its_place_with_its_last_features(class_token):
     torch.testing.assert_close(stopped[0].permute(0, 2, 3, 1), maps[2])
 
 
+def test_kept_patches_are_counted_without_the_class_token():
+    model = prune(small(), {1: 0.5, 3: 0.25})
+    x = images(model)
+    first, second = model.kept_patches(x)
+    assert (first.block, first.grid, first.patches.shape) == (1, (8, 8), (2, 32))
+    assert (second.block, second.patches.shape) == (3, (2, 8))
+    *_, (_, tokens) = model.run_blocks(model.embed(x))
+    for image in range(2):
+        places = [p for p in tokens.positions[image].tolist() if p != 32]
+        assert second.patches[image].tolist() == [p - (p > 32) for p in places]
+        assert set(second.patches[image].tolist()) < set(first.patches[image].tolist())
+
+
 def test_random_importance_repeats_by_seed():
     first, again = prune(small(), 0.5, "random", seed=3), prune(small(), 0.5, "random", seed=3)
     other = prune(small(), 0.5, "random", seed=4)
@@ -222,7 +235,7 @@ def test_released_layer(case, device):
     close = {"rtol": 1e-5, "atol": 1e-5}
     with torch.no_grad():
         x = golden["hidden_in"].double() + golden["residual_in"].double()
-        x, trace = run_block(block, x, None, "gap_power")
+        x, trace = run_block(block, x, None, "gap_power", traced=True)
         expected = golden["hidden_after_block"] + golden["residual_after_block"]
         torch.testing.assert_close(x, expected, **close)
         scanned = golden["xai_b"].flip(2).transpose(1, 2)

@@ -95,22 +95,11 @@ def test_skipped_tokens_answer_with_the_skip_term_and_let_time_pass():
 
 
 def test_two_removals_in_a_stage_narrow_the_same_set():
-    model = prune(small(), {2: 0.5, 3: 0.5})
-    kept = []
-    remove = type(model.stages[1]).remove
-
-    def remember(stage, *args):
-        kept.append(remove(stage, *args))
-        return kept[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model.stages[1]), "remove", remember)
-        model(IMAGES)
-    first, second = (k.positions for k in kept)
-    assert first.shape == (2, 10)
-    assert second.shape == (2, 5)
+    first, second = prune(small(), {2: 0.5, 3: 0.5}).kept_patches(IMAGES)
+    assert (first.block, first.grid, first.patches.shape) == (2, (4, 5), (2, 10))
+    assert (second.block, second.grid, second.patches.shape) == (3, (4, 5), (2, 5))
     for image in range(2):
-        assert set(second[image].tolist()) < set(first[image].tolist())
+        assert set(second.patches[image].tolist()) < set(first.patches[image].tolist())
 
 
 def test_only_the_scans_part_of_the_flops_is_saved():

@@ -1,7 +1,8 @@
 """Token pruning: fewer tokens, the same clock; `protocol` says how a model takes part."""
 
+from .calibration import calibrate
 from .importance import IMPORTANCES, BlockOutput
-from .protocol import Pruning, prune, register_pruned_form, unprune
+from .protocol import KeptPatches, Pruning, prune, register_pruned_form, unprune
 from .schedule import PUBLISHED_SCHEDULES, Schedule
 from .vim import PrunedVim
 from .vmamba import PrunedVMamba
@@ -10,10 +11,12 @@ __all__ = [
     "IMPORTANCES",
     "PUBLISHED_SCHEDULES",
     "BlockOutput",
+    "KeptPatches",
     "PrunedVMamba",
     "PrunedVim",
     "Pruning",
     "Schedule",
+    "calibrate",
     "prune",
     "register_pruned_form",
     "unprune",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from .importance import IMPORTANCES, BlockOutput, Importance
 from .schedule import Keep, Schedule, resolve_schedule
@@ -81,6 +81,14 @@ class Pruning:
         return f"keep {rates or 'all'} (blocks from 0), by {self.importance}, {self.mode}{clock}"
 
 
+class KeptPatches(NamedTuple):
+    """What a block leaves of the patches."""
+
+    block: int  # counted from 0
+    grid: tuple[int, int]  # rows and columns of the patches there
+    patches: Tensor  # (b, n) row by row
+
+
 class PrunedForm(Protocol):
     """What a pruned form has beside its model's own methods."""
 
@@ -94,6 +102,9 @@ class PrunedForm(Protocol):
 
     def switch_parts(self, pruned: bool) -> None:
         """Give submodules their pruned form as ``self.pruning`` says, or their own one back."""
+
+    def kept_patches(self, x: Tensor) -> list[KeptPatches]:
+        """Which patches of images (b, c, h, w) stay after each block that removes some."""
 
 
 def register_pruned_form(model_class: Form) -> Callable[[Form], Form]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionssm.layers.precision import at_least_float32
+
 
 def select(scores: Tensor, num_kept: int, protected: Tensor | None) -> tuple[Tensor, Tensor]:
     """The tokens of the highest scores, and the others.
@@ -65,7 +67,7 @@ def merge(
 
 
 def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
-    """Time of the removed tokens, on the next kept one of each direction: (b, 2, n, d), float32.
+    """Time of the removed tokens, on the next kept one of each direction: (b, 2, n, d), float32 or more.
 
     Args:
         elapsed: time up to and including each token since the one before it, (b, 2, l, d): its step
@@ -73,7 +75,7 @@ def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
         step_sizes: the step sizes alone (b, 2, l, d).
         kept: indices (b, n), ascending.
     """
-    clock = elapsed.float().cumsum(2)
+    clock = at_least_float32(elapsed).cumsum(2)
     forward = take(clock[:, 0], kept)
     forward = forward - F.pad(forward[:, :-1], (0, 0, 1, 0))
     before = take(clock[:, 1] - elapsed[:, 1], kept)

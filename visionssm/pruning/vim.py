@@ -11,10 +11,11 @@ from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
+from visionssm.layers.precision import at_least_float32
 from visionssm.models.vim import Vim, take_middle
 
 from .importance import BlockOutput
-from .protocol import Pruning, register_pruned_form
+from .protocol import KeptPatches, Pruning, register_pruned_form
 from .tokens import carried_time, merge, position_gaps, select, take
 
 
@@ -95,6 +96,20 @@ class PrunedVim(Vim):
             return intermediates
         return self.norm(class_token_to_middle(tokens)), intermediates
 
+    def kept_patches(self, x: Tensor) -> list[KeptPatches]:
+        """Which patches stay after each block that removes some."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        found = []
+        for i, tokens in self.run_blocks(self.embed(x)):
+            if i - 1 in self.pruning.schedule.keep:
+                patches = tokens.positions
+                if tokens.class_index is not None:
+                    token = patches.gather(1, tokens.class_index)
+                    patches = patches[patches != token].unflatten(0, (len(patches), -1))
+                    patches = patches - (patches > token).long()
+                found.append(KeptPatches(i - 1, (height, width), patches))
+        return found
+
     def run_blocks(self, x: Tensor) -> Iterator[tuple[int, KeptTokens]]:
         """Each block's index and output for embedded tokens (b, l, c), before any of it leaves."""
         b, l, _ = x.shape
@@ -107,14 +122,14 @@ class PrunedVim(Vim):
             if not removes and tokens.clock is None:
                 x = checkpoint(block, tokens.x) if self.grad_checkpointing else block(tokens.x)
             else:
-                arguments = block, tokens.x, tokens.clock, self.pruning.time
+                arguments = block, tokens.x, tokens.clock, self.pruning.time, removes
                 if self.grad_checkpointing:
                     x, trace = checkpoint(run_block, *arguments)
                 else:
                     x, trace = run_block(*arguments)
             tokens = tokens._replace(x=x)
             yield i, tokens
-            if removes and trace is not None:
+            if trace is not None:
                 tokens = self.remove(i, tokens, trace)
 
     def remove(self, i: int, tokens: KeptTokens, trace: BlockTrace) -> KeptTokens:
@@ -141,21 +156,27 @@ class PrunedVim(Vim):
         return KeptTokens(x, positions, class_index, clock, sizes)
 
 
-def run_block(block: Any, x: Tensor, clock: Tensor | None, time: str) -> tuple[Tensor, BlockTrace]:
+def run_block(
+    block: Any, x: Tensor, clock: Tensor | None, time: str, traced: bool
+) -> tuple[Tensor, BlockTrace | None]:
     """A `VimBlock` on tokens between which time passes, (b, l, c), and what it did on the way."""
     mixer = block.mixer
     inner, z = mixer.in_proj(block.norm(x)).chunk(2, dim=-1)
-    inner = mixer.act(mixer.convolve(inner))
+    inner = mixer.convolve(inner)
     delta, B, C = mixer.project(inner)
-    step_sizes = F.softplus(delta.float() + mixer.step_size_bias()[:, None])
+    step_sizes = F.softplus(at_least_float32(delta) + mixer.step_size_bias()[:, None])
     elapsed = step_sizes
     if clock is not None:
         elapsed = step_sizes + clock if time == "carried" else step_sizes * clock
     elapsed = elapsed.to(delta.dtype)
-    y = mixer.scan(inner, delta, B, C, None if clock is None else elapsed, reduce="none")
-    out = mixer.gate(y.sum(1), z)
-    scanned = y.detach() * mixer.act(z.detach())[:, None]
-    return x + block.drop_path(block.ls(out)), BlockTrace(scanned, step_sizes, elapsed)
+    y = mixer.scan(
+        inner, delta, B, C, None if clock is None else elapsed, "none" if traced else "sum"
+    )
+    out = mixer.gate(y.sum(1) if traced else y, z)
+    x = x + block.drop_path(block.ls(out))
+    if not traced:
+        return x, None
+    return x, BlockTrace(y.detach() * mixer.act(z.detach())[:, None], step_sizes, elapsed)
 
 
 def class_token_to_middle(tokens: KeptTokens) -> Tensor:

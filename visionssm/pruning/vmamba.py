@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +11,13 @@ from timm.models import checkpoint
 from torch import Tensor
 
 from visionssm.layers import SS2D
+from visionssm.layers.precision import at_least_float32
 from visionssm.models.staged import Stage
 from visionssm.models.vmamba import VMamba
 from visionssm.ops import selective_scan
 
 from .importance import BlockOutput
-from .protocol import Pruning, register_pruned_form
+from .protocol import KeptPatches, Pruning, register_pruned_form
 from .tokens import route_gaps, select, shorten_routes, take
 
 
@@ -35,20 +36,24 @@ class PrunedStage(Stage):
     first_block: int  # of the model's blocks
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        *_, (_, x, _) = self.run_blocks(self.downsample(x))
+        return x
+
+    def run_blocks(self, x: Tensor) -> Iterator[tuple[int, Tensor, KeptRoutes | None]]:
+        """Each block's index in the model, its output, and what the next one scans."""
         kept: KeptRoutes | None = None
         for i, block in enumerate(self.blocks, start=self.first_block):
             removes = i in self.pruning.schedule.keep
             if kept is None and not removes:
                 x = checkpoint(block, x) if self.grad_checkpointing else block(x)
-                continue
-            if self.grad_checkpointing:
-                x, scanned = checkpoint(run_block, block, x, kept)
             else:
-                x, scanned = run_block(block, x, kept)
-            if removes:
-                kept = self.remove(i, block.get_submodule("op"), x, scanned, kept)
-        return x
+                if self.grad_checkpointing:
+                    x, scanned = checkpoint(run_block, block, x, kept)
+                else:
+                    x, scanned = run_block(block, x, kept)
+                if removes:
+                    kept = self.remove(i, block.get_submodule("op"), x, scanned, kept)
+            yield i, x, kept
 
     def remove(
         self, i: int, mixer: Any, x: Tensor, scanned: Tensor, kept: KeptRoutes | None
@@ -123,6 +128,18 @@ class PrunedVMamba(VMamba):
                 del part.pruning, part.first_block
             begin += len(part.blocks)
 
+    def kept_patches(self, x: Tensor) -> list[KeptPatches]:
+        """Which patches are still scanned after each block that removes some."""
+        found = []
+        x = self.stem(x)
+        for stage in self.stages:
+            part: Any = stage
+            outputs = part.run_blocks(part.downsample(x))
+            for i, x, kept in outputs:
+                if i in self.pruning.schedule.keep:
+                    found.append(KeptPatches(i, (x.shape[1], x.shape[2]), kept.positions))
+        return found
+
 
 def run_block(block: Any, x: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, Tensor]:
     """A `VMambaBlock` on a map (b, h, w, dim) of which kept tokens are scanned.
@@ -155,7 +172,7 @@ def scan_kept(mixer: SS2D, u: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, 
     delta, B, C = mixer.project(inputs)
     elapsed = None
     if gaps is not None:
-        elapsed = (F.softplus(delta.float() + bias[:, None]) * gaps).to(delta.dtype)
+        elapsed = (F.softplus(at_least_float32(delta) + bias[:, None]) * gaps).to(delta.dtype)
     each: Any = selective_scan(
         inputs[:, None], delta, A, B, C, D, bias, elapsed=elapsed, routes=routes, complete=True
     )
