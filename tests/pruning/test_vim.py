@@ -82,7 +82,7 @@ def test_used_like_the_original(mode, time):
 def plain_layer(mixer: BidirectionalMamba, x, kept, elapsed_of):
     """The mixer on kept tokens of one image, a loop a direction: (n, dim)."""
     inner, z = mixer.in_proj(x[None]).chunk(2, dim=-1)
-    inner = mixer.act(mixer.convolve(inner))
+    inner = mixer.convolve(inner)
     delta, B, C = mixer.project(inner)
     dt = F.softplus(delta + mixer.step_size_bias()[:, None])[0]
     A = -mixer.A_log.exp().unflatten(0, (2, -1))

@@ -67,7 +67,7 @@ def merge(
 
 
 def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
-    """Time of the removed tokens, on the next kept one of each direction: (b, 2, n, d), float32 or more.
+    """Time of the removed tokens, on the next kept one of each direction: (b, 2, n, d).
 
     Args:
         elapsed: time up to and including each token since the one before it, (b, 2, l, d): its step

@@ -172,7 +172,7 @@ def run_block(
     y = mixer.scan(
         inner, delta, B, C, None if clock is None else elapsed, "none" if traced else "sum"
     )
-    out = mixer.gate(y.sum(1) if traced else y, z)
+    out = mixer.gate(y.sum(1, dtype=y.dtype) if traced else y, z)
     x = x + block.drop_path(block.ls(out))
     if not traced:
         return x, None

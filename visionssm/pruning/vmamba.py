@@ -176,7 +176,7 @@ def scan_kept(mixer: SS2D, u: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, 
     each: Any = selective_scan(
         inputs[:, None], delta, A, B, C, D, bias, elapsed=elapsed, routes=routes, complete=True
     )
-    y = each.sum(1)
+    y = each.sum(1, dtype=each.dtype)
     if kept is not None:
         skipped = (tokens * D.sum(0)).to(y.dtype)
         y = skipped.scatter(1, kept.positions[..., None].expand_as(y), y)
