@@ -1,25 +1,12 @@
-"""What every classification run shares: the runner, its hooks, logs and the seed."""
+"""What every classification run shares."""
 
-custom_imports = dict(imports=["visionssm.training"], allow_failed_imports=False)
+_base_ = ["training.py"]
+
 runner_type = "ClassificationRunner"
-default_scope = "mmengine"
-randomness = dict(seed=0)
-env_cfg = dict(cudnn_benchmark=True, dist_cfg=dict(backend="nccl"))
-
 default_hooks = dict(
-    seed=dict(type="SeedHook"),
-    nonfinite=dict(type="NonFiniteLossHook"),
-    checkpoint=dict(type="LastAndBestHook", monitor="top1"),
-    logger=dict(type="LoggerHook", interval=50),
-    progress=dict(type="ProgressHook"),
-    metrics_log=dict(type="MetricsLogHook"),
+    checkpoint=dict(monitor="top1"),
     confusion=dict(type="ConfusionHook"),
     export=dict(type="ExportHook"),
-    summary=dict(type="SummaryHook"),
 )
-visualizer = dict(type="Visualizer", vis_backends=[dict(type="TensorboardVisBackend")])
-
-val_cfg = dict()
-test_cfg = dict()
 val_evaluator = dict(type="TopKAccuracy", topk=(1, 5))
 test_evaluator = val_evaluator

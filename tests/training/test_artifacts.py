@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from visionssm.cli import predict
+from visionssm.pruning import load_exported
 from visionssm.training import read_checkpoint, train
 
 from .conftest import CLASSES
@@ -120,3 +121,17 @@ def test_console_shows_progress_and_time_left(tiny_config, capfd, monkeypatch, t
     assert ("training:" in err) == terminal
     assert ("epoch 1/3  step 2/18  eta 0:0" in out) != terminal
     assert "Hooks will be executed" not in out + err
+
+
+def test_a_pruned_run_exports_a_pruned_network(tiny_config):
+    tiny_config.model.network = dict(
+        model_name="vim_tiny", img_size=32, depth=3, embed_dim=16, num_classes=len(CLASSES)
+    )
+    tiny_config.model.pruning = dict(keep={1: 0.5}, mode="hard")
+    tiny_config.train_cfg.max_epochs = 1
+    train(tiny_config)
+    loaded = load_exported(tiny_config.work_dir)
+    assert (loaded.pruning.schedule.keep, loaded.pruning.mode) == ({1: 0.5}, "hard")
+    last = read_checkpoint(Path(tiny_config.work_dir, "best.pth"))["state_dict"]
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[k.removeprefix("network.")], v) for k, v in last.items())

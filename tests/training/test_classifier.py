@@ -71,3 +71,15 @@ def test_drop_path_acts_in_training_only():
 
 def test_our_models_are_known_to_timm():
     assert timm.is_model("vmamba_pico")
+
+
+def test_a_pruned_network_trains_under_the_same_names():
+    vim = {"model_name": "vim_tiny", "img_size": 32, "depth": 3, "embed_dim": 16}
+    plain, pruned = make(network=vim), make(network=vim, pruning={"keep": {1: 0.5}})
+    assert pruned.network.pruning.schedule.keep == {1: 0.5}
+    pruned.load_state_dict(plain.state_dict())
+    inputs, targets = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    loss = pruned(inputs, targets, mode="loss")["loss"]
+    assert loss != plain(inputs, targets, mode="loss")["loss"]
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in pruned.parameters())

@@ -35,6 +35,18 @@ CASES = {
             "train_dataloader.sampler.sampler": {"type": "RepeatAugSampler", "_delete_": True},
         },
     ),
+    "steps without epochs": (
+        8,
+        {
+            "train_cfg": {
+                "type": "IterBasedTrainLoop",
+                "max_iters": 18,
+                "val_interval": 6,
+                "_delete_": True,
+            },
+            "train_dataloader.sampler.sampler": {"type": "InfiniteSampler", "_delete_": True},
+        },
+    ),
     "bfloat16": (7, {"optim_wrapper.type": "BFloat16OptimWrapper"}),
     "float16 with loss scaling": (
         7,
@@ -70,7 +82,8 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, stop, op
     assert str(one["optimizer"]) == str(other["optimizer"])
     logs = [read_metrics(tmp_path / name) for name in ("whole", "cut")]
     assert logs[0] == logs[1]
-    assert [line["epoch"] for line in logs[0]] == [1, 2, 3]
+    assert [line["step"] for line in logs[0]] == [6, 12, 18]
+    assert all("val" in line for line in logs[0])
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs(tiny_config, tmp_path):

@@ -1,12 +1,17 @@
 """Every sample's augmentation is a function of run seed, epoch, rank and position."""
 
+import pickle
+import random
+
+import numpy as np
 import pytest
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.runner import Runner
 
 import visionssm.training.samplers as samplers
-from visionssm.training import RepeatAugSampler, SeededSampler
+from visionssm.training import RepeatAugSampler, SeededSampler, SeedSample
+from visionssm.training.samplers import SeededIndex
 
 from .conftest import loader
 
@@ -15,15 +20,20 @@ def draw(epoch=0, seed=0, skip=0, length=10):
     sampler = SeededSampler(range(length), {"type": "DefaultSampler"}, seed=seed)
     sampler.set_epoch(epoch)
     sampler.skip(skip)
-    return list(sampler)
+    return pairs(sampler)
+
+
+def pairs(keys) -> list[tuple[int, int]]:
+    """Indices and seeds; of keys equality means the index alone."""
+    return [(int(key), key.seed) for key in keys]
 
 
 def test_order_and_seeds_change_with_epoch_and_run_seed_only():
     assert draw() == draw()
     assert sorted(item for item, _ in draw()) == list(range(10))
-    seeds = [key.seed for key in [*draw(), *draw(epoch=1), *draw(seed=1)]]
+    seeds = [seed for _, seed in [*draw(), *draw(epoch=1), *draw(seed=1)]]
     assert len(set(seeds)) == 30
-    assert [key.item for key in draw()] != [key.item for key in draw(epoch=1)]
+    assert [item for item, _ in draw()] != [item for item, _ in draw(epoch=1)]
 
 
 def test_skip_continues_where_the_epoch_stopped():
@@ -36,12 +46,27 @@ def test_skip_holds_for_one_pass_only():
     assert [len(list(sampler)), len(list(sampler)), len(sampler)] == [6, 10, 10]
 
 
+def test_keys_keep_their_seed_on_the_way_to_a_worker():
+    (key,) = SeededSampler(range(1), {"type": "DefaultSampler"}, seed=0)
+    assert pairs([pickle.loads(pickle.dumps(key))]) == pairs([key])
+
+
+def test_first_in_a_pipeline_seeds_what_follows():
+    key = SeededIndex(3, seed=7)
+    drawn = []
+    for index in (key, 3, key):
+        assert SeedSample()({"sample_idx": index}) == {"sample_idx": 3}
+        drawn.append((random.random(), np.random.random(), torch.rand(()).item()))  # noqa: NPY002
+    assert drawn[0] == drawn[2]
+    assert not set(drawn[0]) & set(drawn[1])  # another index leaves the generators alone
+
+
 def test_repeats_of_an_image_are_augmented_differently():
     sampler = SeededSampler(range(9), {"type": "RepeatAugSampler", "num_repeats": 3}, seed=0)
-    keys = list(sampler)
+    keys = pairs(sampler)
     assert len(keys) == 9
-    assert len({key.item for key in keys}) == 3
-    assert len({key.seed for key in keys}) == 9
+    assert len({item for item, _ in keys}) == 3
+    assert len({seed for _, seed in keys}) == 9
 
 
 def test_repeated_augmentation_spreads_the_repeats_over_processes(monkeypatch):

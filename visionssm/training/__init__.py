@@ -1,7 +1,7 @@
-"""Classification training on mmengine's Runner; needs the `train` extra.
+"""Training on mmengine's Runner: classification, and what all tasks share; the `train` extra.
 
 Configs load it with `custom_imports=dict(imports=['visionssm.training'])`; importing registers
-datasets, samplers, the model wrapper, the optimizer constructor, metrics, hooks and the runner.
+datasets, samplers, the model wrapper, the optimizer constructor, metrics, hooks and the runners.
 """
 
 from . import hooks
@@ -12,10 +12,10 @@ from .digits import HandwrittenDigits
 from .launch import load_config, test, train, use_amp
 from .loop import ResumableEpochLoop
 from .metrics import TopKAccuracy
-from .optim import BFloat16OptimWrapper, TimmParamGroups
+from .optim import BFloat16OptimWrapper, TimmParamGroups, bfloat16_autocast
 from .preprocessor import MixupPreprocessor
-from .runner import ClassificationRunner, read_checkpoint
-from .samplers import RepeatAugSampler, SeededSampler
+from .runner import ClassificationRunner, StrictRunner, read_checkpoint
+from .samplers import RepeatAugSampler, SeededSampler, SeedSample
 from .streams import ImageStream
 
 __all__ = [
@@ -29,9 +29,12 @@ __all__ = [
     "MixupPreprocessor",
     "RepeatAugSampler",
     "ResumableEpochLoop",
+    "SeedSample",
     "SeededSampler",
+    "StrictRunner",
     "TimmParamGroups",
     "TopKAccuracy",
+    "bfloat16_autocast",
     "hooks",
     "load_config",
     "read_checkpoint",

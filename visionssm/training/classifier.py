@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 import visionssm.models  # noqa: F401  (registers our models in timm)
+from visionssm.pruning import prune
 
 
 @MODELS.register_module()
@@ -20,6 +21,7 @@ class ImageClassifier(BaseModel):
         network: arguments of `timm.create_model`: `model_name`, `num_classes`, `drop_path_rate`.
         label_smoothing: probability mass spread evenly over all classes.
         grad_checkpointing: recompute activations in the backward pass to save memory.
+        pruning: arguments of `visionssm.prune`; None leaves all tokens to the network.
         data_preprocessor: config; the default moves batches to the device.
     """
 
@@ -30,10 +32,13 @@ class ImageClassifier(BaseModel):
         network: dict,
         label_smoothing: float = 0.0,
         grad_checkpointing: bool = False,
+        pruning: dict | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor or {"type": "MixupPreprocessor"})
         self.network = timm.create_model(**network)
+        if pruning is not None:
+            prune(self.network, **pruning)
         self.network.set_grad_checkpointing(grad_checkpointing)
         self.label_smoothing = label_smoothing
 

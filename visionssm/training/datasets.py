@@ -50,7 +50,6 @@ class ClassificationDataset(Dataset):
     def __getitem__(self, key: int | SeededIndex) -> dict:
         if isinstance(key, SeededIndex):
             seed_generators(key.seed)
-            key = key.item
         index, image, target = self._load_readable(key)
         return {"inputs": self.transform(image), "targets": target, "paths": self.path(index)}
 

@@ -4,6 +4,11 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
 
+def has_epochs(runner) -> bool:
+    """Whether a run counts epochs, or steps alone (mmengine's `IterBasedTrainLoop`)."""
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's epoch loop; a run that stopped within an epoch goes on with the next batch.
@@ -18,7 +23,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         if done:
             if not hasattr(self.dataloader.sampler, "skip"):
-                raise ValueError("resuming within an epoch needs the sampler SeededSampler")
+                raise ValueError(
+                    "resuming within an epoch needs the sampler SeededSampler and no batch sampler"
+                )
             self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()

@@ -1,8 +1,16 @@
 """Accuracy of a classifier, correct for any number of processes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
+
+
+def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics without NumPy's scalars, which JSON and safe checkpoints do not take."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 @METRICS.register_module()

@@ -9,7 +9,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+DENSE_HEADS = ("rpn_head", "bbox_head")  # of mmdetection's two-stage and one-stage detectors
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -54,10 +57,38 @@ class TimmParamGroups:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Forward pass under bfloat16 autocast, on CPU too; bfloat16 needs no loss scaling."""
+    """Forward pass under `bfloat16_autocast`, on CPU too; bfloat16 needs no loss scaling."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        device = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+        with super().optim_context(model), bfloat16_autocast(model):
             yield
+
+
+@contextmanager
+def bfloat16_autocast(model: Any) -> Iterator[None]:
+    """Autocast to bfloat16, with float32 where a detector of mmdetection needs it.
+
+    mmcv's RoIAlign, focal loss and suppression have no bfloat16 kernels, and mmdetection rounds the
+    coordinates of regions to the dtype of the maps. So the maps that RoI heads read, and the
+    outputs of dense heads, are float32; layers within the heads are autocast as all others are.
+
+    Args:
+        model: any model, wrapped for several processes or not.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    parts = []
+    if hasattr(model, "roi_head"):
+        parts.append(model.neck if getattr(model, "neck", None) is not None else model.backbone)
+    parts += [getattr(model, name) for name in DENSE_HEADS if hasattr(model, name)]
+    handles = [part.register_forward_hook(_outputs_in_float32) for part in parts]
+    try:
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _outputs_in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    return tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, outputs)

@@ -1,4 +1,4 @@
-"""mmengine's Runner, completed where training classifiers needs more."""
+"""mmengine's Runner, completed where training needs more."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def _not_about_mmengine_itself(record: logging.LogRecord) -> bool:
 
 
 @RUNNERS.register_module()
-class ClassificationRunner(Runner):
+class StrictRunner(Runner):
     """Runner that also trains on several CPU processes, trusts no pickle and resumes exactly.
 
     The console shows warnings and what `ProgressHook` says; the log file in
@@ -50,24 +50,6 @@ class ClassificationRunner(Runner):
         if self.launcher != "none" and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
-
-    def train(self) -> nn.Module:
-        self._check_classes(self.train_dataloader)
-        return super().train()
-
-    def test(self) -> dict:
-        self._check_classes(self.test_dataloader)
-        return super().test()
-
-    def _check_classes(self, dataloader: Any) -> None:
-        """Raise ValueError unless the network has one output for each class of the data."""
-        model: Any = self.model.module if is_model_wrapper(self.model) else self.model
-        classes = dataloader.dataset.metainfo["classes"]
-        if model.network.num_classes != len(classes):
-            raise ValueError(
-                f"num_classes={model.network.num_classes} in model.network, but the data set has "
-                f"{len(classes)} classes"
-            )
 
     def set_randomness(self, seed: int, deterministic: bool = False, **kwargs) -> None:
         """Seed the run; `deterministic` makes it repeat bit for bit on CUDA too, at some cost."""
@@ -126,4 +108,27 @@ class ClassificationRunner(Runner):
                 f"cannot resume {filename}: its run has {saved} steps, this one {self.max_iters}. "
                 "Keep epochs, batch size, number of processes and data, or start a new run from "
                 "its weights with load_from"
+            )
+
+
+@RUNNERS.register_module()
+class ClassificationRunner(StrictRunner):
+    """Runner of `ImageClassifier`, whose outputs are as many as the data has classes."""
+
+    def train(self) -> nn.Module:
+        self._check_classes(self.train_dataloader)
+        return super().train()
+
+    def test(self) -> dict:
+        self._check_classes(self.test_dataloader)
+        return super().test()
+
+    def _check_classes(self, dataloader: Any) -> None:
+        """Raise ValueError unless the network has one output for each class of the data."""
+        model: Any = self.model.module if is_model_wrapper(self.model) else self.model
+        classes = dataloader.dataset.metainfo["classes"]
+        if model.network.num_classes != len(classes):
+            raise ValueError(
+                f"num_classes={model.network.num_classes} in model.network, but the data set has "
+                f"{len(classes)} classes"
             )

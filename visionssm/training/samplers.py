@@ -2,21 +2,42 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
 
 from mmengine.dist import get_dist_info, sync_random_seed
-from mmengine.registry import DATA_SAMPLERS
+from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 from timm.data.distributed_sampler import RepeatAugSampler as TimmRepeatAugSampler
 from torch.utils.data import Dataset, Sampler
 
-from .randomness import derive_seed
+from .randomness import derive_seed, seed_generators
 
 
-class SeededIndex(NamedTuple):
-    """What `SeededSampler` yields and `ClassificationDataset` accepts."""
+class SeededIndex(int):
+    """An index that carries the seed of one sample: what `SeededSampler` yields."""
 
-    item: int
     seed: int
+
+    def __new__(cls, index: int, seed: int) -> "SeededIndex":
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.seed
+
+
+@TRANSFORMS.register_module()
+class SeedSample:
+    """First in a pipeline of mmdetection or mmsegmentation: seeds what follows by the sample.
+
+    Their data sets hand on the index of a `SeededSampler`. One that a data set drew itself, in
+    place of an image that it cannot use, follows from the seed before it.
+    """
+
+    def __call__(self, results: dict) -> dict:
+        index = results["sample_idx"]
+        if isinstance(index, SeededIndex):
+            seed_generators(index.seed)
+        return results
 
 
 @DATA_SAMPLERS.register_module()
@@ -36,6 +57,7 @@ class SeededSampler(Sampler):
     def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None) -> None:
         self.seed = sync_random_seed() if seed is None else seed
         self.rank = get_dist_info()[0]
+        self.dataset = dataset  # batch samplers look there
         self.epoch = 0
         self.start = 0
         default_args = {"dataset": dataset, "seed": self.seed}

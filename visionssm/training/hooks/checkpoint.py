@@ -9,7 +9,9 @@ from mmengine.registry import HOOKS
 from ..atomic import write_atomic
 
 ATOMIC = {"backend": "atomic"}
-RESUMED = ("max_iters", "best_score", "best_epoch", "last_ckpt", "epoch_loss")
+RESUMED = (
+    "max_iters", "best_score", "best_epoch", "best_step", "last_ckpt", "loss_sum", "summed_from",
+)  # fmt: skip
 
 
 @HOOKS.register_module()
@@ -17,14 +19,14 @@ class LastAndBestHook(Hook):
     """Keeps `last.pth` (everything a resume needs) and `best.pth` (weights) in the work directory.
 
     Each is replaced atomically, so that a run killed at any moment leaves whole files. The last
-    state is saved when an epoch and its validation are over: a run killed in between repeats
-    that epoch, validation and choice of the best included. `last_checkpoint` is the marker
-    by which mmengine finds the file to resume.
+    state is saved when an epoch and its validation are over, in runs without epochs after every
+    validation: a run killed in between repeats what came since, validation and choice of the best
+    included. `last_checkpoint` is the marker by which mmengine finds the file to resume.
 
     Args:
         monitor: validation metric that chooses the best; higher is better, and of equals
             the later, which was trained longer.
-        interval_iters: also save every so many steps within an epoch.
+        interval_iters: also save every so many steps.
     """
 
     priority = "VERY_LOW"
@@ -36,22 +38,25 @@ class LastAndBestHook(Hook):
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if self.monitor not in metrics:
             raise ValueError(f"monitor={self.monitor!r}: validation reports {sorted(metrics)}")
-        best = runner.message_hub.get_info("best_score")
-        if best is None or metrics[self.monitor] >= best:
-            runner.message_hub.update_info("best_score", metrics[self.monitor])
+        score, best = float(metrics[self.monitor]), runner.message_hub.get_info("best_score")
+        if best is None or score >= best:
+            runner.message_hub.update_info("best_score", score)
             runner.message_hub.update_info("best_epoch", runner.epoch)
+            runner.message_hub.update_info("best_step", runner.iter)
             self._save(runner, "best.pth", runner.iter, resumable=False)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if self.interval_iters and self.every_n_train_iters(runner, self.interval_iters):
-            if not self.end_of_epoch(runner.train_dataloader, batch_idx):
-                self._save_last(runner, runner.iter + 1)
+        self.complete_iter = runner.iter
 
     def before_train(self, runner) -> None:
-        self.saved_iter = runner.iter  # nothing new yet, from scratch or just resumed
+        # nothing new yet, from scratch or just resumed
+        self.saved_iter = self.complete_iter = runner.iter
 
     def before_train_epoch(self, runner) -> None:
         if runner.iter > self.saved_iter:
+            self._save_last(runner, runner.iter)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        due = self.interval_iters and runner.iter % self.interval_iters == 0
+        if runner.iter > self.saved_iter and (due or self.complete_iter == runner.iter):
             self._save_last(runner, runner.iter)
 
     def after_train(self, runner) -> None:

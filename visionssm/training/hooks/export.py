@@ -10,6 +10,8 @@ from mmengine.registry import HOOKS
 from timm.models import save_for_hf
 from torch import nn
 
+from visionssm.pruning import prune, pruning_entry
+
 from ..atomic import write_atomic
 from ..runner import read_checkpoint
 
@@ -21,7 +23,8 @@ class ExportHook(Hook):
     """Writes `model.safetensors` and `config.json` of the best (else the last) weights.
 
     `timm.create_model('local-dir:<work_dir>', pretrained=True)` loads them back. The config holds
-    the preprocessing of the validation set, if there is one, and the names of the classes.
+    the preprocessing of the validation set, if there is one, and the names of the classes; and how
+    the network is pruned, if it is, for `visionssm.pruning.load_exported`.
     """
 
     priority = "LOWEST"
@@ -33,6 +36,8 @@ class ExportHook(Hook):
         weights = read_checkpoint(path)["state_dict"]
         network = timm.create_model(**{**runner.cfg.model.network, "pretrained": False})
         prefix = "network."
+        if runner.cfg.model.get("pruning"):
+            prune(network, **runner.cfg.model.pruning)
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
         dataset = (runner.val_loop or runner.train_loop).dataloader.dataset
         data = {k: v for k, v in dataset.transform_args.items() if k in DATA_KEYS}
@@ -50,7 +55,8 @@ def export_network(
         data_config: its preprocessing, in the words of `timm.data.create_transform`.
         classes: names in the order of the logits.
     """
-    extra = {"pretrained_cfg": {"num_classes": len(classes), "label_names": list(classes)}}
+    labels = {"num_classes": len(classes), "label_names": list(classes)}
+    extra = {"pretrained_cfg": labels, **pruning_entry(network)}
     with tempfile.TemporaryDirectory() as temporary:
         save_for_hf(
             network,

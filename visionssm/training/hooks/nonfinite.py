@@ -21,9 +21,14 @@ class NonFiniteLossHook(Hook):
         if math.isfinite(loss):
             return
         checkpoint = runner.message_hub.get_info("last_ckpt", "none was saved yet")
-        files = data_batch.get("paths", ["not known: the data set gives no paths"])
         raise FloatingPointError(
             f"loss is {loss} at step {runner.iter + 1} (epoch {runner.epoch + 1}, batch "
             f"{batch_idx + 1}).\nLast good checkpoint: {checkpoint}\nFiles of this batch:\n  "
-            + "\n  ".join(files)
+            + "\n  ".join(_files(data_batch))
         )
+
+
+def _files(data_batch: dict) -> list[str]:
+    """Of a batch of ours, or of mmdetection's or mmsegmentation's."""
+    samples = data_batch.get("data_samples", ())
+    return data_batch.get("paths") or [sample.img_path for sample in samples]

@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tqdm import tqdm
 
+from ..loop import has_epochs
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -55,11 +57,14 @@ class ProgressHook(Hook):
             print(f"test: {values}", flush=True)
 
     def _where(self, runner, step: int) -> str:
-        """Such as `epoch 3/10  step 120/400  eta 0:00:41`."""
+        """Such as `epoch 3/10  step 120/400  eta 0:00:41`; some runs have no epochs."""
         epoch = min(-(-step * runner.max_epochs // runner.max_iters), runner.max_epochs)
+        where = f"step {step}/{runner.max_iters}"
+        if has_epochs(runner):
+            where = f"epoch {epoch}/{runner.max_epochs}  {where}"
         pace = (time.monotonic() - self.started) / max(step - self.first_iter, 1)
         eta = timedelta(seconds=round(pace * (runner.max_iters - step)))
-        return f"epoch {epoch}/{runner.max_epochs}  step {step}/{runner.max_iters}  eta {eta}"
+        return f"{where}  eta {eta}"
 
     def _say(self, line: str) -> None:
         self.spoken = time.monotonic()

@@ -15,6 +15,8 @@ from mmengine.registry import HOOKS
 from visionssm.version import __version__
 
 from ..atomic import write_atomic
+from ..loop import has_epochs
+from ..metrics import as_floats
 
 SUMMARY_FILE = "summary.json"
 
@@ -23,9 +25,10 @@ SUMMARY_FILE = "summary.json"
 class SummaryHook(Hook):
     """Writes `summary.json` when training ends and adds to it what a test measures.
 
-    Keys: model, parameters, device, processes, versions, epochs, best_epoch,
-    best_validation_score, train_seconds; after a test also test_accuracy (a fraction), test (all
-    metrics), test_dataset (its config) and seconds, of training and testing together.
+    Keys: model, parameters, device, processes, versions, epochs (if the run counts them), steps,
+    best_epoch, best_step, best_validation_score, train_seconds; after a test also test (all
+    metrics), test_accuracy (of a classifier, a fraction), test_dataset (its config) and seconds, of
+    training and testing together.
     """
 
     priority = "LOWEST"
@@ -35,18 +38,20 @@ class SummaryHook(Hook):
 
     @master_only
     def after_train(self, runner) -> None:
-        network = runner.cfg.model.network
         summary = {
-            "model": network.model_name,
+            "model": _model_name(runner.cfg.model),
             "parameters": sum(p.numel() for p in runner.model.parameters()),
             "device": _device_name(),
             "processes": get_world_size(),
             "versions": _versions(),
-            "epochs": runner.epoch,
-            "best_epoch": runner.message_hub.get_info("best_epoch"),
+            "steps": runner.iter,
+            "best_step": runner.message_hub.get_info("best_step"),
             "best_validation_score": runner.message_hub.get_info("best_score"),
             "train_seconds": round(time.monotonic() - self.started, 1),
         }
+        if has_epochs(runner):
+            summary["epochs"] = runner.epoch
+            summary["best_epoch"] = runner.message_hub.get_info("best_epoch")
         _write(runner.work_dir, summary)
 
     @master_only
@@ -55,12 +60,21 @@ class SummaryHook(Hook):
         summary = json.loads(path.read_text()) if path.exists() else {}
         test_seconds = time.monotonic() - self.started
         summary |= {
-            "test_accuracy": metrics["top1"] / 100,
-            "test": metrics,
+            "test": as_floats(metrics),
             "test_dataset": runner.cfg.test_dataloader.dataset.to_dict(),
             "seconds": round(summary.get("train_seconds", 0.0) + test_seconds, 1),
         }
+        if "top1" in metrics:
+            summary["test_accuracy"] = metrics["top1"] / 100
         _write(runner.work_dir, summary)
+
+
+def _model_name(model: dict) -> str:
+    """Such as `vmamba_tiny_s1l8` of a classifier, `MaskRCNN on vmamba_tiny_s1l8` of a detector."""
+    if "network" in model:
+        return model["network"]["model_name"]
+    backbone = model["backbone"]
+    return f"{model['type']} on {backbone.get('arch', backbone['type'])}"
 
 
 def _write(work_dir: str, summary: dict) -> None:
