@@ -216,3 +216,24 @@ def test_mmseg_takes_the_models_through_its_timm_backbone_too(family):
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         small_backbone("vmamba", **kwargs)
+
+
+@pytest.mark.parametrize(("family", "keep"), [("vim", {0: 0.5}), ("vmamba", 0.5)])
+def test_pruned_backbone_has_whole_maps(family, keep):
+    """Of any image size, with gradients, and with every token back at its place."""
+    options = {"depth": 3} if family == "vim" else {"depths": (2, 2)}
+    plain = small_backbone(family, **options)
+    pruned = small_backbone(family, pruning={"keep": keep}, **options)
+    pruned.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, *ODD)
+    expected, maps = plain.eval()(image), pruned.eval()(image)
+    assert [m.shape for m in maps] == [m.shape for m in expected]
+    assert not torch.equal(maps[-1], expected[-1])
+    pruned.train()
+    sum(m.square().sum() for m in pruned(image)).backward()
+    assert all(p.grad is not None for p in pruned.parameters())
+
+
+def test_a_backbone_that_cannot_be_pruned_says_why():
+    with pytest.raises(ValueError, match="cannot be pruned: its state fusion"):
+        small_backbone("spatialmamba", pruning={"keep": 0.5})

@@ -6,15 +6,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-import visionssm.models  # noqa: F401  (registers our models in timm)
+from visionssm.pruning import load_exported
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -33,26 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line an image; 0 if every file could be read, else 1."""
-    network = load_network(args.model)
+    network = load_exported(args.model)
     classes = network.pretrained_cfg.get("label_names") or range(network.num_classes)
     if args.images:
         return _predict_files(network, classes, args.images)
     _predict_held_out(network, classes, Path(args.model), args.samples)
     return 0
-
-
-def load_network(folder: str) -> Any:
-    """Build the exported model and load its safetensors strictly.
-
-    Raises:
-        ValueError: the folder lacks `config.json` or `model.safetensors`.
-    """
-    missing = [
-        name for name in ("config.json", "model.safetensors") if not Path(folder, name).is_file()
-    ]
-    if missing:
-        raise ValueError(f"{folder!r} has no {' and no '.join(missing)}: not an exported model")
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 @torch.inference_mode()

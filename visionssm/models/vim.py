@@ -482,7 +482,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, An
     A model without class token, as dense tasks use it, leaves out that of a published file.
     """
     weights = convert_official(state_dict, model, official_layout(model))
-    old_grid, new_grid = model.pretrained_cfg["pool_size"], model.patch_embed.grid_size
+    new_grid = model.patch_embed.grid_size
+    old_grid = model.pretrained_cfg["pool_size"] or new_grid  # timm's exports name no other one
     num_tokens = math.prod(old_grid) + int(model.cls_token is not None)
     if model.cls_token is None and isinstance(weights.get("cls_token"), Tensor):
         if getattr(weights.get("pos_embed"), "shape", None) == (1, num_tokens + 1, model.embed_dim):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models import DenseBackbone, list_models
+from ..pruning import prune
 from .checkpoint import load_pretrained
 
 
@@ -35,14 +36,16 @@ class SSMBackbone(DenseBackbone, BaseModule):
         with_cp: recompute activations in the backward pass, to use less memory.
         drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
         out_norm: layer normalisation of each map, with parameters of its own.
+        pruning: arguments of `visionssm.prune`, whose blocks are counted from 0; None keeps every
+            token. In the maps, removed tokens are at their places with the features they had last.
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=...)`` with a file or URL. It may
             hold official weights, those of timm or ours, of a classifier or of a whole detector or
             segmentor. What was loaded and what is new is logged.
         arch_options: further arguments of the model, such as ``img_size``.
 
     Raises:
-        ValueError: an argument is out of its range; or the checkpoint, at `init_weights`, is not
-            one of this backbone.
+        ValueError: an argument is out of its range; the model cannot be pruned; or the checkpoint,
+            at `init_weights`, is not one of this backbone.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SSMBackbone(DenseBackbone, BaseModule):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         out_norm: bool = True,
+        pruning: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
         **arch_options: Any,
     ):
@@ -81,6 +85,8 @@ class SSMBackbone(DenseBackbone, BaseModule):
             if not parameter.requires_grad:  # belonged to what was just pruned
                 model.register_parameter(name, None)
         model.set_grad_checkpointing(with_cp)
+        if pruning is not None:
+            prune(model, **pruning)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.stages = [info["module"] for info in levels[: self.out_indices[-1] + 1]]

@@ -1,6 +1,7 @@
 """Token pruning: fewer tokens, the same clock; `protocol` says how a model takes part."""
 
 from .calibration import calibrate
+from .exported import load_exported, pruning_entry
 from .importance import IMPORTANCES, BlockOutput
 from .protocol import KeptPatches, Pruning, prune, register_pruned_form, unprune
 from .schedule import PUBLISHED_SCHEDULES, Schedule
@@ -17,7 +18,9 @@ __all__ = [
     "Pruning",
     "Schedule",
     "calibrate",
+    "load_exported",
     "prune",
+    "pruning_entry",
     "register_pruned_form",
     "unprune",
 ]
