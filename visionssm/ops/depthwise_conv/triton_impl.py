@@ -32,8 +32,8 @@ WARPS = 4
 TOKENS = 64  # of a tile
 GRAD_TOKENS = 128  # of a tile whose products one program sums up
 COLUMNS = 16  # of a tile that walks down the rows
-MIN_ROWS, PROGRAMS = 4, 2048  # rows are cut into runs of no fewer to have as many programs
-SHARE = 8  # adjacent channels of a thread
+MIN_ROWS, PROGRAMS = 4, 528  # rows are cut into runs of no fewer to have as many programs
+THREADS = 8  # of a token, which share its block of channels
 MAX_INT32_OFFSET = 2**31 - 1
 
 # No alignment depends on these, and none is a constant where it is 1: one kernel serves all maps.
@@ -369,7 +369,9 @@ def _columns(b: int, h: int, w: int, d: int) -> tuple[tuple[int, int], int]:
 def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     """What all kernels take; WIDE counts the elements that offsets pass over."""
     block = _block(d)
-    return dict(BD=block, SHARE=min(SHARE, block), HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET)
+    return dict(
+        BD=block, SHARE=max(1, block // THREADS), HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET
+    )
 
 
 def _column_warps(flags: dict) -> int:

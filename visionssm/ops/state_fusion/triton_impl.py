@@ -27,9 +27,8 @@ from torch import Tensor
 
 from ..launch import check_device, device_of
 
-TOKENS = 64  # of a tile
-WARPS = 4
-WARP_STEPS = 4  # tokens that a warp takes at once where it sums over them
+TOKENS, WARPS = 32, 2  # of a tile
+SUM_WARPS, WARP_STEPS = 4, 4  # where a program sums over tokens, and tokens a warp takes at once
 MAX_RUNS, MIN_RUN = 128, 256  # of tokens whose products one program sums up
 MAX_INT32_OFFSET = 2**31 - 1
 
@@ -248,19 +247,19 @@ def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = x.shape
-    num_tokens, step, flags = b * h * w, WARPS * WARP_STEPS, _flags(x)
+    num_tokens, step, flags = b * h * w, SUM_WARPS * WARP_STEPS, _flags(x, SUM_WARPS)
     run = max(MIN_RUN, triton.cdiv(num_tokens, MAX_RUNS * step) * step)
     runs = triton.cdiv(num_tokens, run)
     partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
     _state_fusion_weight_grad_kernel[(runs * triton.cdiv(d, flags["BD"]), 9)](
-        grad_y, x, partial, num_tokens, run, h, w, d, W=WARPS, T=WARP_STEPS, **flags
+        grad_y, x, partial, num_tokens, run, h, w, d, W=SUM_WARPS, T=WARP_STEPS, **flags
     )
     return partial.sum(0).to(dtype)
 
 
-def _flags(x: Tensor) -> dict[str, int]:
+def _flags(x: Tensor, warps: int = WARPS) -> dict[str, int]:
     """What all kernels take: blocks of two channels a thread of a warp, or of what there is."""
     d = x.shape[3]
     block = min(64, triton.next_power_of_2(d))
     wide = x.numel() > MAX_INT32_OFFSET
-    return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=WARPS)
+    return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=warps)
