@@ -268,9 +268,8 @@ def forward_kernel(
         skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     p_A += (i_k * d + o_d) * N
     sum_e2 = tl.zeros([BD], tl.float32)
-    if N == 1:  # the state and the decay rate stay in registers
-        A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
-        state_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
+    A_n = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
+    state = tl.load(p_carry + o_d, mask=m_d, other=0.0)
 
     MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
@@ -313,19 +312,17 @@ def forward_kernel(
             last = n == N - 1
             o_B = tl.where(last, token_1 * stride_Bl, token * stride_Bl + (n + 1) * stride_Bn)
             BC_1 = _load_projections(p_B, p_C, o_B, tl.where(last, m_token_1, m_token))
-            if N == 1:
-                A_n, state = A_1, state_1
-            else:
-                A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
-                state = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
+            if N > 1:  # of the next state index, after the last of the next tile's first
+                n_1 = tl.where(last, 0, n + 1)
+                A_1 = tl.load(p_A + n_1, mask=m_d, other=0.0).to(tl.float32)
+                state_1 = tl.load(p_carry + n_1 * d + o_d, mask=m_d, other=0.0)
             if STORE_STATES:
                 tl.store(p_states + n * d + o_d, state, mask=m_d)
             a = tl.exp2(e2 * A_n[None, :])
             h, h_prev, state = _scan_steps(a, du * Bn[:, None], state, T)
-            if N == 1:
-                state_1 = state
-            else:
+            if N > 1:
                 tl.store(p_carry + n * d + o_d, state, mask=m_d)
+                A_n, state = A_1, state_1
             if STORE_Y:
                 y += h * Cn[:, None]
             BC = _scale_projections(BC_1)
@@ -345,7 +342,7 @@ def forward_kernel(
         token_1, m_token_1 = token_2, m_token_2
 
     if N == 1:
-        tl.store(p_carry + o_d, state_1, mask=m_d)
+        tl.store(p_carry + o_d, state, mask=m_d)
     if STORE_SUM_E:
         tl.store(p_sum_e2 + (i_bk * num_seg + i_seg) * d + o_d, sum_e2, mask=m_d)
 
@@ -436,10 +433,9 @@ def backward_kernel(
     p_A += (i_k * d + o_d) * N
     gD = tl.zeros([BD], tl.float32)
     gbias = tl.zeros([BD], tl.float32)
-    if N == 1:
-        A_1 = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
-        r_1 = tl.load(p_carry + o_d, mask=m_d, other=0.0)
-        gA_1 = tl.zeros([BD], tl.float32)
+    A_n = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
+    r_in = tl.load(p_carry + o_d, mask=m_d, other=0.0)
+    gA_n = tl.zeros([BD], tl.float32)
 
     MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
@@ -479,22 +475,23 @@ def backward_kernel(
             gdu = tl.zeros([T, BD], tl.float32)  # <g, B>
             ge = tl.zeros([T, BD], tl.float32)
         for n in range(N):
-            if N == 1:
-                A_n, r_in = A_1, r_1
-            else:
-                A_n = tl.load(p_A + n, mask=m_d, other=0.0).to(tl.float32)
-                r_in = tl.load(p_carry + n * d + o_d, mask=m_d, other=0.0)
             Bn, Cn = tl.split(BC)
             more = n < N - 1
+            if N > 1:  # loaded well before it is needed, as in the forward pass
+                n_1 = tl.where(more, n + 1, 0)
+                A_1 = tl.load(p_A + n_1, mask=m_d, other=0.0).to(tl.float32)
+                r_1 = tl.load(p_carry + n_1 * d + o_d, mask=m_d, other=0.0)
+                if not SUMMARY:
+                    gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
             o_B = token * stride_Bl + (n + 1) * stride_Bn
             BC_1 = _load_projections(p_B, p_C, o_B, m_token & more)
             w = gy * Cn[:, None]
             a = tl.exp2(e2 * A_n[None, :])
             r, r_next, r_out = _scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, T)
-            if N == 1:
-                r_1 = r_out
-            else:
+            r_in = r_out
+            if N > 1:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
+                r_in = r_1
             if not SUMMARY:
                 r, r_next = _flip_steps(r), _flip_steps(r_next)
                 h, h_prev, h_end = _scan_steps(a, du * Bn[:, None], h0, T)
@@ -505,12 +502,11 @@ def backward_kernel(
                 gdu += g * Bn[:, None]
                 ga = r * h_prev  # gradient of e A_n
                 ge += ga * A_n[None, :]
-                gA = tl.sum(ga * e2, 0)
-                if N == 1:
-                    gA_1 += gA
-                else:
-                    gA += tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
-                    tl.store(p_gA + n * d + o_d, gA, mask=m_d)
+                gA_n += tl.sum(ga * e2, 0)
+                if N > 1:
+                    tl.store(p_gA + n * d + o_d, gA_n, mask=m_d)
+            if N > 1:
+                A_n = A_1
             BC = _scale_projections(BC_1)
         p_states -= N * d
         if N > 1:
@@ -535,9 +531,9 @@ def backward_kernel(
         i_s -= T
 
     if N == 1:
-        tl.store(p_carry + o_d, r_1, mask=m_d)
+        tl.store(p_carry + o_d, r_in, mask=m_d)
         if not SUMMARY:
-            tl.store(p_gA + o_d, gA_1, mask=m_d)
+            tl.store(p_gA + o_d, gA_n, mask=m_d)
     o_segment = (i_bk * num_seg + i_seg) * d + o_d
     if SUMMARY:
         tl.store(p_sum_e2 + o_segment, sum_e2, mask=m_d)
