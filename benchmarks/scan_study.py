@@ -55,8 +55,8 @@ class Budget:
     """What every training gets."""
 
     epochs: int = 10
-    batch: int = 500
-    lr: float = 2e-3
+    batch: int = 250
+    lr: float = 4e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     depths: tuple[int, ...] = (2, 2)
