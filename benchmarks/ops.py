@@ -24,17 +24,29 @@ EXPONENTIALS_OF_SOFTPLUS = 1
 
 
 class ScanProblem:
-    """Inputs of a case, distributed as in a fresh model, and the truth about them in float64."""
+    """Inputs of a case, distributed as in a fresh model, and the truth about them in float64.
 
-    complete = True  # every route visits every token
+    Args:
+        case: to be solved.
+        device: of the tensors.
+        walk: the routes, given a device; None takes raster order or a cross-scan.
+        complete: every route visits every token.
 
-    def __init__(self, case: ScanCase, device: torch.device):
-        if case.routes not in (1, 4):
-            raise ValueError(f"routes: expected 1 (raster) or 4 (cross-scan), got {case.routes}")
-        if case.routes == 4 and math.isqrt(case.tokens) ** 2 != case.tokens:
-            raise ValueError(f"tokens: expected a square for a cross-scan, got {case.tokens}")
+    Raises:
+        ValueError: without `walk`, the case is for neither of the two.
+    """
+
+    def __init__(
+        self,
+        case: ScanCase,
+        device: torch.device,
+        walk: Callable[[torch.device], Tensor] | None = None,
+        complete: bool = True,
+    ):
         self.case = case
         self.device = device
+        self.walk = _raster_or_cross(case) if walk is None else walk
+        self.complete = complete
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -61,10 +73,7 @@ class ScanProblem:
 
     @cached_property
     def routes(self) -> Tensor:
-        if self.case.routes == 1:
-            return raster((1, self.case.tokens), self.device)
-        side = math.isqrt(self.case.tokens)
-        return cross_scan((side, side), self.device)
+        return self.walk(self.device)
 
     @cached_property
     def grad_y(self) -> Tensor:
@@ -92,6 +101,17 @@ class ScanProblem:
         sums = 8 * EPS32 * math.sqrt(self.case.batch * self.case.tokens)
         eps = torch.finfo(self.case.dtype).eps
         return Error(max_error(got, self.truth[name]), roundings * eps + sums)
+
+
+def _raster_or_cross(case: ScanCase) -> Callable[[torch.device], Tensor]:
+    if case.routes not in (1, 4):
+        raise ValueError(f"routes: expected 1 (raster) or 4 (cross-scan), got {case.routes}")
+    if case.routes == 1:
+        return functools.partial(raster, (1, case.tokens))
+    side = math.isqrt(case.tokens)
+    if side**2 != case.tokens:
+        raise ValueError(f"tokens: expected a square for a cross-scan, got {case.tokens}")
+    return functools.partial(cross_scan, (side, side))
 
 
 class OurScan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +16,23 @@ from .registry import RASTER_ORDER, RouteCase, ScanCase
 from .task import Task
 
 
-class RouteProblem(ScanProblem):
-    """Inputs of a case along the routes of one of its scans; None takes `raster_routes`."""
+def route_tasks(case: RouteCase, device: torch.device) -> Iterator[Task]:
+    """Forward and backward in raster order, then of each scan, to be compared with it."""
+    yield from our_tasks(route_problem(case, None, device), RASTER_ORDER)
+    for scan in case.scans:
+        problem = route_problem(case, scan, device)
+        yield from our_tasks(problem, scan, case.goals, relative_to=RASTER_ORDER)
 
-    def __init__(self, case: RouteCase, scan: str | None, device: torch.device):
-        tokens = case.side**2
-        self.case = ScanCase(
-            case.label, case.batch, case.routes, case.channels, tokens, 1, dtype=case.dtype
-        )
-        self.route_case = case
-        self.scan = scan
-        self.device = device
-        self.complete = case.covers and case.steps == tokens
 
-    @cached_property
-    def routes(self) -> Tensor:
-        if self.scan is None:
-            return raster_routes(self.route_case, self.device)
-        side = self.route_case.side
-        return get_scan(self.scan).function((side, side), device=self.device)
+def route_problem(case: RouteCase, scan: str | None, device: torch.device) -> ScanProblem:
+    """A selective scan along the routes of one of the case's scans; None takes `raster_routes`."""
+    tokens, grid = case.side**2, (case.side, case.side)
+    return ScanProblem(
+        ScanCase(case.label, case.batch, case.routes, case.channels, tokens, 1, dtype=case.dtype),
+        device,
+        partial(raster_routes, case) if scan is None else partial(get_scan(scan).function, grid),
+        complete=case.covers and case.steps == tokens,
+    )
 
 
 def raster_routes(case: RouteCase, device: torch.device) -> Tensor:
@@ -48,12 +46,3 @@ def raster_routes(case: RouteCase, device: torch.device) -> Tensor:
         return F.pad(tokens, (0, case.steps - tokens.shape[1]), value=-1).repeat(case.routes, 1)
     padding = case.routes * case.steps - tokens.shape[1]
     return F.pad(tokens, (0, padding), value=-1).view(case.routes, case.steps)
-
-
-def route_tasks(case: RouteCase, device: torch.device) -> Iterator[Task]:
-    """Forward and backward in raster order, then of each scan, to be compared with it."""
-    yield from our_tasks(RouteProblem(case, None, device), RASTER_ORDER)
-    for scan in case.scans:
-        yield from our_tasks(
-            RouteProblem(case, scan, device), scan, case.goals, relative_to=RASTER_ORDER
-        )

@@ -10,7 +10,7 @@ from benchmarks import registry, report
 from benchmarks.measure import Limits, Record
 from benchmarks.registry import RASTER_ORDER, RouteCase
 from benchmarks.run import run_task, tasks_of
-from benchmarks.scans import RouteProblem, raster_routes
+from benchmarks.scans import raster_routes, route_problem
 from visionssm.scans import get_scan, list_scans
 
 from .cases import CPU
@@ -47,7 +47,7 @@ def test_raster_order_has_the_steps_of_the_scans(case):
     base = raster_routes(case, CPU)
     tokens = torch.arange(case.side**2, dtype=torch.int32)
     for scan in case.scans:
-        routes = RouteProblem(case, scan, CPU).routes
+        routes = route_problem(case, scan, CPU).routes
         assert base.shape == routes.shape == (case.routes, case.steps)
         assert (base >= 0).sum() == (routes >= 0).sum()
     for visited in base if case.covers else [base]:
