@@ -9,11 +9,13 @@ SOURCES := visionssm tools tests benchmarks configs
 OPENMMLAB := onedl-mmcv onedl-mmdetection onedl-mmsegmentation ftfy imageio imaug lazy-loader \
 	prettytable pycocotools regex scikit-image shapely six terminaltables tifffile wcwidth
 
-.PHONY: help install openmmlab demo test test-gpu lint types clean
+.PHONY: help install openmmlab demo demo-det demo-seg test test-gpu lint types clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     train a small VMamba on handwritten digits (under 5 minutes on 2 CPU cores)"
+	@echo "make demo-det train a detector (Mask R-CNN) on digits in scenes (GPU: minutes; CPU: hours)"
+	@echo "make demo-seg train a segmentor (UPerNet) on them"
 	@echo "make test     run the CPU test suite"
 	@echo "make test-gpu run the tests that need a CUDA device"
 	@echo "make lint     ruff check and format check"
@@ -36,6 +38,15 @@ openmmlab: install
 demo: install
 	$(BIN)/python tools/train.py configs/classification/vmamba_digits_demo.py --work-dir work_dirs/demo
 	$(BIN)/visionssm predict work_dirs/demo --samples 12
+
+data/demo: | install
+	$(BIN)/python tools/make_demo_data.py $@
+
+demo-det: openmmlab data/demo
+	$(BIN)/python tools/train.py configs/detection/mask_rcnn_vmamba_pico_demo.py --amp --work-dir work_dirs/demo-det
+
+demo-seg: openmmlab data/demo
+	$(BIN)/python tools/train.py configs/segmentation/upernet_vmamba_pico_demo.py --amp --work-dir work_dirs/demo-seg
 
 # The interpreted kernels take CPU tensors, so the CPU suite must not see a GPU. A process a core,
 # each with one thread; a file's tests stay together, for they share what was trained or compiled.

@@ -81,6 +81,20 @@ class ModelCase:
 
 
 @dataclass(frozen=True)
+class DenseCase:
+    """A detector or segmentor of one of our configs, with the config's backbone or another."""
+
+    label: str
+    config: str
+    model: str  # the config's backbone, `SWIN` of timm or `MMDET_SWIN`
+    batch: int
+    size: tuple[int, int]  # height and width
+    as_fast_as: str | None = None  # a peer whose images/s in the same case is the goal
+    modes: tuple[str, ...] = BOTH
+    dtype: torch.dtype = torch.bfloat16
+
+
+@dataclass(frozen=True)
 class SerializationCase:
     """One shape of `serialize_points`: clouds uniform in a cube of edge 1."""
 
@@ -112,7 +126,7 @@ class RouteCase:
     dtype: torch.dtype = torch.bfloat16
 
 
-Case = ScanCase | SSDCase | BlockCase | ModelCase | SerializationCase | RouteCase
+Case = ScanCase | SSDCase | BlockCase | ModelCase | DenseCase | SerializationCase | RouteCase
 
 
 def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: str) -> ScanCase:
@@ -245,14 +259,34 @@ CPU_PEERS = (
     _on_cpu("DeiT-T (timm)", DEIT),
 )
 
+MMDET_SWIN = "mmdet.SwinTransformer"
+DETECTOR = "Mask R-CNN 1x", "configs/detection/mask_rcnn_vmamba_tiny_s1l8_1x_coco.py"
+SEGMENTOR = "UPerNet", "configs/segmentation/upernet_vmamba_tiny_s1l8_160k_ade20k.py"
+
+
+def _dense(model: str, as_fast_as: str | None = None) -> tuple[DenseCase, ...]:
+    return (
+        *(DenseCase(*DETECTOR, model, batch, (800, 1333), as_fast_as) for batch in (2, 4)),
+        *(DenseCase(*SEGMENTOR, model, batch, (512, 512), as_fast_as) for batch in (8, 16)),
+    )
+
+
+DENSE = _dense("vmamba_tiny_s1l8", as_fast_as=SWIN)
+DENSE_PEERS = (*_dense(SWIN), *_dense(MMDET_SWIN))
+
 SUITES: dict[str, tuple[Case, ...]] = {
     "ops": OPS,
     "blocks": BLOCKS,
     "models": MODELS,
+    "dense": DENSE,
     "scans": SCANS,
     "cpu": CPU,
 }
-PEERS: dict[str, tuple[ModelCase, ...]] = {"models": MODEL_PEERS, "cpu": CPU_PEERS}  # go first
+PEERS: dict[str, tuple[ModelCase | DenseCase, ...]] = {  # go first
+    "models": MODEL_PEERS,
+    "dense": DENSE_PEERS,
+    "cpu": CPU_PEERS,
+}
 MAMBA_SSM = "mamba_ssm"
 
 

@@ -14,6 +14,7 @@ import torch
 
 from . import environment, registry, report
 from .blocks import block_tasks
+from .dense import dense_tasks
 from .measure import Limits, Record, measure, measure_limits, skipped
 from .models import model_tasks
 from .ops import scan_tasks
@@ -22,6 +23,7 @@ from .registry import (
     MAMBA_SSM,
     BlockCase,
     Case,
+    DenseCase,
     RouteCase,
     ScanCase,
     SerializationCase,
@@ -154,6 +156,8 @@ def tasks_of(case: Case, device: torch.device, compare: Sequence[str]) -> Iterat
         return route_tasks(case, device)
     if isinstance(case, BlockCase):
         return block_tasks(case, device)
+    if isinstance(case, DenseCase):
+        return dense_tasks(case, device)
     return model_tasks(case, device)
 
 
@@ -166,8 +170,9 @@ def run_task(
     goal = task.goal
     if task.as_fast_as is not None:
         rival = (task.as_fast_as, task.mode, task.quantity)
-        quiet = (r for r in earlier if r.quiet and (r.contender, r.mode, r.quantity) == rival)
-        goal = next((r.images_per_s for r in quiet), None)
+        rows = [r for r in earlier if (r.contender, r.mode, r.quantity) == rival]
+        rows = [r for r in rows if r.case == task.case] or rows  # some peers are in many cases
+        goal = next((r.images_per_s for r in rows if r.quiet), None)
     base = (task.case, task.relative_to, task.mode, task.quantity, "measured")
     rows = [r for r in earlier if (r.case, r.contender, r.mode, r.quantity, r.status) == base]
     base_ms = next((r.best_ms for r in rows if r.quiet), None)

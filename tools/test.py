@@ -1,4 +1,4 @@
-"""Evaluate a classifier: `python tools/test.py CONFIG work_dirs/<run>/best.pth`."""
+"""Evaluate what was trained: `python tools/test.py CONFIG work_dirs/<run>/best.pth`."""
 
 import argparse
 

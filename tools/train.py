@@ -1,4 +1,4 @@
-"""Train a classifier: `python tools/train.py configs/classification/<name>.py`.
+"""Train a classifier, detector or segmentor: `python tools/train.py configs/<task>/<name>.py`.
 
 Several processes: `torchrun --nproc-per-node 8 tools/train.py CONFIG --launcher pytorch`.
 """

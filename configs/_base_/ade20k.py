@@ -5,6 +5,7 @@
 
 data = dict(type="ADE20KDataset", data_root="data/ade/ADEChallengeData2016")
 train_pipeline = [
+    dict(type="SeedSample"),
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
@@ -41,7 +42,7 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    sampler=dict(type="SeededSampler", sampler=dict(type="InfiniteSampler", shuffle=True)),
     dataset=dict(
         data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
         pipeline=train_pipeline,

@@ -3,14 +3,32 @@
 AdamW as in Swin's configs; names with `norm` in them are not decayed.
 """
 
-_base_ = [
-    "mmdet::_base_/datasets/coco_instance.py",
-    "mmdet::_base_/default_runtime.py",
-]
+_base_ = ["mmdet::_base_/datasets/coco_instance.py", "training.py"]
+custom_imports = dict(
+    imports=["visionssm.training", "visionssm.openmmlab"], allow_failed_imports=False
+)
+default_scope = "mmdet"
+env_cfg = dict(cudnn_benchmark=False)  # images differ in size
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+train_pipeline = [
+    dict(type="SeedSample"),
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(
+    sampler=dict(
+        _delete_=True, type="SeededSampler", sampler=dict(type="DefaultSampler", shuffle=True)
+    ),
+    dataset=dict(pipeline=train_pipeline),
+)
+
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=12)
+default_hooks = dict(
+    checkpoint=dict(monitor="coco/bbox_mAP"), predictions=dict(type="PredictionsHook")
+)
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 optim_wrapper = dict(

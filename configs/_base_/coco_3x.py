@@ -4,6 +4,7 @@ _base_ = ["coco_1x.py"]
 
 scales = [(side, 1333) for side in range(480, 801, 32)]
 train_pipeline = [
+    dict(type="SeedSample"),
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomFlip", prob=0.5),

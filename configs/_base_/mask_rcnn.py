@@ -1,6 +1,5 @@
 """Mask R-CNN with FPN as in mmdetection, on a backbone of ours."""
 
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
-custom_imports = dict(imports=["visionssm.openmmlab"], allow_failed_imports=False)
 
 model = dict(backbone=dict(_delete_=True, type="SSMBackbone"))

@@ -6,8 +6,6 @@ AdamW as in Swin's configs; names with `norm` in them are not decayed.
 _base_ = ["upernet.py", "ade20k.py", "mmseg_runtime.py"]
 
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=160000, val_interval=16000)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -21,7 +21,6 @@ model = dict(
 train_dataloader = dict(batch_size=8)
 
 train_cfg = dict(max_iters=60000, val_interval=6000)
-default_hooks = dict(checkpoint=dict(interval=6000))
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",

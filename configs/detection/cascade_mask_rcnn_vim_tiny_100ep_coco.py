@@ -9,7 +9,6 @@ _base_ = [
     "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py",
     "../_base_/coco_1x.py",
 ]
-custom_imports = dict(imports=["visionssm.openmmlab"], allow_failed_imports=False)
 
 size = (1024, 1024)
 norm_cfg = dict(type="ChannelLayerNorm")
@@ -62,6 +61,7 @@ model = dict(
 )
 
 train_pipeline = [
+    dict(type="SeedSample"),
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomFlip", prob=0.5),
@@ -89,14 +89,15 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=8,
     num_workers=8,
-    sampler=dict(_delete_=True, type="InfiniteSampler"),
+    sampler=dict(_delete_=True, type="SeededSampler", sampler=dict(type="InfiniteSampler")),
+    batch_sampler=None,  # all images have one shape
     dataset=dict(pipeline=train_pipeline),
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=184375, val_interval=20000)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=20000))
+default_hooks = dict(logger=dict(log_metric_by_epoch=False))
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(

@@ -7,7 +7,6 @@ _base_ = [
     "mmdet::_base_/models/retinanet_r50_fpn.py",
     "../_base_/efficientvim_coco_1x.py",
 ]
-custom_imports = dict(imports=["visionssm.openmmlab"], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(
@@ -26,6 +25,7 @@ model = dict(
     ],
 )
 train_pipeline = [
+    dict(type="SeedSample"),
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),

@@ -1,7 +1,18 @@
 """VSSD-M in a real-time detector, mmdetection's RTMDet-tiny and its recipe: no published figure."""
 
 _base_ = ["mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"]
-custom_imports = dict(imports=["visionssm.openmmlab"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["visionssm.training", "visionssm.openmmlab"], allow_failed_imports=False
+)
+runner_type = "StrictRunner"
+default_hooks = dict(
+    nonfinite=dict(type="NonFiniteLossHook"),
+    checkpoint=dict(_delete_=True, type="LastAndBestHook", monitor="coco/bbox_mAP"),
+    progress=dict(type="ProgressHook"),
+    metrics_log=dict(type="MetricsLogHook"),
+    summary=dict(type="SummaryHook"),
+    visualization=dict(_delete_=True, type="PredictionsHook"),
+)
 
 model = dict(
     # RGB, as the backbone was trained

@@ -72,7 +72,7 @@ def test_every_model_has_its_goals():
 
 def test_peers_are_models_of_timm():
     peers = [case for cases in registry.PEERS.values() for case in cases]
-    assert all(timm.is_model(case.model) for case in peers)
+    assert all(timm.is_model(c.model) or c.model == registry.MMDET_SWIN for c in peers)
     assert len(registry.MODEL_PEERS) == 8
     assert {case.as_fast_as for case in registry.CPU} <= {case.model for case in registry.CPU_PEERS}
 
@@ -87,4 +87,4 @@ def test_every_goal_reaches_a_task_and_labels_are_unique():
         assert len({task.label for task in tasks}) == len(tasks)
         for case in cases:
             rows = [task for task in tasks_of(case, CPU, ()) if task.goal is not None]
-            assert {task.quantity: task.goal for task in rows} == dict(case.goals)
+            assert {task.quantity: task.goal for task in rows} == dict(getattr(case, "goals", {}))

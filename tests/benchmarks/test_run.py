@@ -92,7 +92,7 @@ def test_bad_arguments(arguments, message, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("suite", ["ops", "blocks", "models"])
+@pytest.mark.parametrize("suite", ["ops", "blocks", "models", "dense"])
 def test_suites_of_a_gpu_say_so(suite):
     with pytest.raises(ValueError, match="needs a CUDA device"):
         run.run_suite(suite, ())

@@ -26,6 +26,8 @@ from mmengine.registry import DATASETS, PARAM_SCHEDULERS, DefaultScope  # isort:
 DETECTION = sorted(Path("configs/detection").glob("*.py"))
 SEGMENTATION = sorted(Path("configs/segmentation").glob("*.py"))
 each_config = pytest.mark.parametrize("path", DETECTION + SEGMENTATION, ids=lambda path: path.stem)
+RECIPES = [path for path in DETECTION + SEGMENTATION if not path.stem.endswith("_demo")]
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 SIZES: dict[str, dict[str, Any]] = {  # of one block a stage, by the start of a model's name
     "vanilla": {"dims": (8, 16, 32, 64), "depths": (1, 1, 1, 1), "ssm_d_state": 2},
@@ -147,7 +149,7 @@ def published_models() -> dict[str, tuple[str, str]]:
 PUBLISHED = published_models()
 
 
-@each_config
+@each_recipe
 def test_whole_model_is_the_published_one(path):
     """The published backbone with its weights, and in millions the published parameters."""
     cfg = load(path)
@@ -166,6 +168,17 @@ def test_whole_model_is_the_published_one(path):
         # published in millions, where VSSD's are rounded down and one is 2 % off
         assert parameters == "-" or count == pytest.approx(float(parameters[:-1]), rel=0.022)
         assert figures in path.read_text()
+
+
+@each_config
+def test_a_run_is_kept_and_resumed_as_in_classification(path):
+    cfg = load(path)
+    assert cfg.runner_type == "StrictRunner"
+    assert cfg.default_hooks.checkpoint.type == "LastAndBestHook"
+    assert cfg.default_hooks.checkpoint.monitor in ("coco/bbox_mAP", "coco/segm_mAP", "mIoU")
+    if "rtmdet" not in path.stem:  # mosaics of images seen before
+        assert cfg.train_dataloader.sampler.type == "SeededSampler"
+        assert cfg.train_dataloader.dataset.pipeline[0].type == "SeedSample"
 
 
 def test_every_published_model_has_a_config():

@@ -21,8 +21,8 @@ class SeededIndex(int):
         self.seed = seed
         return self
 
-    def __getnewargs__(self) -> tuple[int, int]:
-        return int(self), self.seed
+    def __reduce__(self) -> tuple[type, tuple[int, int]]:
+        return SeededIndex, (int(self), self.seed)
 
 
 @TRANSFORMS.register_module()

@@ -80,9 +80,16 @@ def _blend_labels(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) ->
     return blend
 
 
+def _masks(found) -> np.ndarray:
+    """(n, h, w) of n instances, whose masks are a tensor or one of mmdetection's classes."""
+    masks = found.masks
+    return masks.numpy() if hasattr(masks, "numpy") else masks.to_ndarray()
+
+
 def _draw_instances(axes, image: np.ndarray, found, classes: tuple[str, ...], colours) -> None:
-    masks = found.masks if "masks" in found else ()
-    masks = masks.numpy() if hasattr(masks, "numpy") else masks.to_ndarray() if len(masks) else ()
+    from matplotlib.patches import Rectangle
+
+    masks = _masks(found) if "masks" in found else ()
     for label, mask in zip(found.labels.tolist(), masks, strict=False):
         image = _blend_labels(image, np.where(mask, label, len(classes)), colours)
     axes.imshow(image)
@@ -91,13 +98,7 @@ def _draw_instances(axes, image: np.ndarray, found, classes: tuple[str, ...], co
     for (left, top, right, bottom), label, score in zip(
         boxes, found.labels.tolist(), scores, strict=True
     ):
-        width, height = right - left, bottom - top
         text = classes[label] if score is None else f"{classes[label]} {score:.2f}"
-        axes.add_patch(_rectangle((left, top), width, height, colours[label]))
+        corner, width, height = (left, top), right - left, bottom - top
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colours[label]))
         axes.text(left, top - 2, text, fontsize=6, color="white", backgroundcolor=colours[label])
-
-
-def _rectangle(corner: tuple[float, float], width: float, height: float, colour: np.ndarray):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(corner, width, height, fill=False, edgecolor=colour)
