@@ -43,10 +43,10 @@ data/demo: | install
 	$(BIN)/python tools/make_demo_data.py $@
 
 demo-det: openmmlab data/demo
-	$(BIN)/python tools/train.py configs/detection/mask_rcnn_vmamba_pico_demo.py --amp --work-dir work_dirs/demo-det
+	$(BIN)/python tools/train.py configs/detection/mask_rcnn_vmamba_pico_demo.py --work-dir work_dirs/demo-det
 
 demo-seg: openmmlab data/demo
-	$(BIN)/python tools/train.py configs/segmentation/upernet_vmamba_pico_demo.py --amp --work-dir work_dirs/demo-seg
+	$(BIN)/python tools/train.py configs/segmentation/upernet_vmamba_pico_demo.py --work-dir work_dirs/demo-seg
 
 # The interpreted kernels take CPU tensors, so the CPU suite must not see a GPU. A process a core,
 # each with one thread; a file's tests stay together, for they share what was trained or compiled.

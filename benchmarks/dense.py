@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .task import Error, Task, Work, count_flops, network_limit, norm_error
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+ROOT = Path(__file__).parents[1]
 NEEDED = ("mmcv", "mmdet", "mmseg")
 OBJECTS = 8  # in an image; COCO's mean is 7.3
 CLASSES = 10  # of the truth: no more than the smallest head has
@@ -47,7 +49,7 @@ class DenseProblem:
     def config(self) -> Config:
         from mmengine.config import Config
 
-        return Config.fromfile(self.case.config)
+        return Config.fromfile(ROOT / self.case.config)
 
     @cached_property
     def model(self) -> Any:

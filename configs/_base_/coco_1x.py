@@ -8,7 +8,7 @@ custom_imports = dict(
     imports=["visionssm.training", "visionssm.openmmlab"], allow_failed_imports=False
 )
 default_scope = "mmdet"
-env_cfg = dict(cudnn_benchmark=False)  # images differ in size
+env_cfg = dict(cudnn_benchmark=False)  # sizes and numbers of regions change with every step
 
 train_pipeline = [
     dict(type="SeedSample"),

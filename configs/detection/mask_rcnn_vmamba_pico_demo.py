@@ -9,6 +9,7 @@ custom_imports = dict(
     imports=["visionssm.training", "visionssm.openmmlab"], allow_failed_imports=False
 )
 default_scope = "mmdet"
+env_cfg = dict(cudnn_benchmark=False)  # the number of regions changes with every step
 
 channels = 128
 norm_cfg = dict(type="GN", num_groups=16, requires_grad=True)

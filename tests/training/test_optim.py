@@ -8,7 +8,12 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from visionssm.training import BFloat16OptimWrapper, ImageClassifier, TimmParamGroups
+from visionssm.training import (
+    BFloat16OptimWrapper,
+    ImageClassifier,
+    TimmParamGroups,
+    bfloat16_autocast,
+)
 
 
 class Network(nn.Module):
@@ -138,3 +143,34 @@ def test_bfloat16_autocast_trains_on_the_cpu_with_float32_weights():
     assert log["loss"].dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Levels(nn.Linear):
+    """A linear layer on each of several maps."""
+
+    def forward(self, maps):
+        return tuple(map(super().forward, maps))
+
+
+@pytest.mark.parametrize("neck", [True, False])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_mmcv_reads_of_a_detector_stays_in_float32(stages, neck):
+    """Maps for RoI heads, outputs of dense heads; maps for dense heads alone are autocast."""
+    model = nn.Module()
+    model.backbone = Levels(4, 4)
+    if neck:
+        model.neck = Levels(4, 4)
+    model.register_module("rpn_head" if stages == 2 else "bbox_head", Levels(4, 4))
+    if stages == 2:
+        model.roi_head = nn.Linear(4, 4)
+    dense_head = model.rpn_head if stages == 2 else model.bbox_head
+    with bfloat16_autocast(model):
+        maps = model.backbone([torch.randn(2, 4)] * 2)
+        if neck:
+            maps = model.neck(maps)
+        outputs = dense_head(maps)
+        regions = model.roi_head(maps[0]) if stages == 2 else None
+    assert {m.dtype for m in maps} == {torch.float32 if stages == 2 else torch.bfloat16}
+    assert {x.dtype for x in outputs} == {torch.float32}
+    assert regions is None or regions.dtype == torch.bfloat16
+    assert not any(module._forward_hooks for module in model.modules())
