@@ -261,3 +261,15 @@ def test_imagenet_recipe_trains_on_a_tiny_imagenet(recipe, network, image_root, 
         cfg.optim_wrapper.pop("dtype", None)
     train(cfg)
     assert (tmp_path / "summary.json").exists()
+
+
+def test_the_pruned_fashion_config_fine_tunes_the_other():
+    plain = load_config("configs/classification/vim_fashion_mnist.py")
+    pruned = load_config("configs/classification/vim_fashion_mnist_pruned.py")
+    assert pruned.load_from == f"{plain.work_dir}/best.pth"
+    assert pruned.model.network == plain.model.network
+    assert pruned.train_dataloader == plain.train_dataloader
+    assert len(pruned.param_scheduler) == 1
+    model = MODELS.build(pruned.model)
+    model.load_state_dict(MODELS.build(plain.model).state_dict())
+    assert model.network.pruning.schedule.keep == {2: 0.7, 5: 0.7, 8: 0.7}

@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from visionssm.training import HandwrittenDigits, ImageFiles, corrupt, train
+from visionssm.training import (
+    FashionMNIST,
+    HandwrittenDigits,
+    ImageFiles,
+    corrupt,
+    fashion_mnist,
+    train,
+)
 
 from .conftest import CLASSES, EVALUATION
 
@@ -153,3 +160,35 @@ def test_digit_scan_keeps_its_grey_values():
 def test_unknown_digit_split_is_refused():
     with pytest.raises(ValueError, match="split='dev'"):
         HandwrittenDigits("dev", EVALUATION)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(header + values.tobytes())
+
+
+def test_fashion_mnist_holds_pictures_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "NUM_VAL", 2)
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 7), ("t10k", 3)):
+        pixels = np.arange(count, dtype=np.uint8)[:, None, None] + np.zeros((1, 28, 28), np.uint8)
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8))
+    splits = {s: FashionMNIST(str(tmp_path), s, EVALUATION) for s in ("train", "val", "test")}
+    assert {s: len(d) for s, d in splits.items()} == {"train": 5, "val": 2, "test": 3}
+    assert [splits["val"][i]["targets"] for i in range(2)] == [5, 6]
+    assert splits["val"].path(1) == f"{raw}/train#6"
+    assert splits["test"].path(1) == f"{raw}/t10k#1"
+    image, label = splits["val"].load(1)
+    assert (image.mode, image.size, image.getpixel((3, 3)), label) == (
+        "RGB",
+        (28, 28),
+        (6, 6, 6),
+        6,
+    )
+    assert splits["test"].metainfo["classes"][0] == "T-shirt/top"
+    with pytest.raises(ValueError, match="split='dev': expected one of"):
+        FashionMNIST(str(tmp_path), "dev", EVALUATION)
+    with pytest.raises(ValueError, match=r"root='nowhere': expected Fashion-MNIST's files"):
+        FashionMNIST("nowhere", "train", EVALUATION)

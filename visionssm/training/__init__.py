@@ -9,6 +9,7 @@ from .atomic import AtomicLocalBackend
 from .classifier import ImageClassifier
 from .datasets import ImageFiles
 from .digits import HandwrittenDigits
+from .fashion_mnist import FashionMNIST
 from .launch import load_config, test, train, use_amp
 from .loop import ResumableEpochLoop
 from .metrics import TopKAccuracy
@@ -22,6 +23,7 @@ __all__ = [
     "AtomicLocalBackend",
     "BFloat16OptimWrapper",
     "ClassificationRunner",
+    "FashionMNIST",
     "HandwrittenDigits",
     "ImageClassifier",
     "ImageFiles",
