@@ -24,8 +24,6 @@ SEGMENTATION = "configs/segmentation/upernet_vmamba_pico_demo.py"
 each_task = pytest.mark.parametrize("path", [DETECTION, SEGMENTATION], ids=["detect", "segment"])
 SCENES = 4
 WIDTHS = {"in_channels", "out_channels", "feat_channels", "conv_out_channels"}
-
-
 REGIONS = dict(
     nms_pre=200, max_per_img=100, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0
 )
@@ -38,17 +36,16 @@ def scenes(tmp_path_factory) -> Path:
     return folder
 
 
-def narrow(cfg, width: int = 64) -> None:
-    """Necks and heads of fewer channels."""
+def narrow(cfg) -> None:
+    """Halve the channels of a neck and of heads."""
     for key, value in cfg.items():
         if key in WIDTHS and value == 128:
-            cfg[key] = width
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, dict) and key != "backbone":
-                narrow(part, width)
+            cfg[key] = 64
+        elif isinstance(value, dict):
+            narrow(value)
 
 
-def small(path: str, scenes: Path, work_dir: Path, **options):
+def small(path: str, scenes: Path, work_dir: Path):
     """The config at half the resolution, a step an epoch, validated on what it is trained on."""
     cfg = load_config(path, str(work_dir))
     if path == DETECTION:
@@ -70,7 +67,6 @@ def small(path: str, scenes: Path, work_dir: Path, **options):
         if path == DETECTION and name != "train":
             split = "train" if name == "val" else name
             cfg[f"{name}_evaluator"].ann_file = f"{scenes}/annotations/instances_{split}.json"
-    cfg.merge_from_dict(options)
     return cfg
 
 
