@@ -104,12 +104,12 @@ def plain_layer(mixer: BidirectionalMamba, x, kept, elapsed_of):
 @pytest.mark.parametrize(("mode", "time"), [w for w in WAYS if w[0] != "merge"])
 def test_time_passes_where_tokens_were_removed(mode, time):
     """The whole network by hand, token by token, after one removal."""
-    model = prune(small(depth=3, class_token=True), {0: 0.3}, mode=mode, time=time)
+    model = prune(small(depth=3), {0: 0.3}, mode=mode, time=time)
     x = images(model, batch=1)
     with torch.no_grad():
         stream = model.embed(x)
         removing = model.blocks[0]
-        after, trace = run_block(removing, stream, None, time, traced=True)
+        after, trace = run_block(removing, stream, None, "carried", traced=True)
         scores = positive_sum(trace.scanned).sum(1)[0]
         scores[32] = float("inf")  # the class token
         kept = scores.topk(1 + 20).indices.sort().values.tolist()

@@ -121,3 +121,13 @@ def test_what_a_grid_does_not_allow_is_named(options, arguments, message):
     with pytest.raises(ValueError, match=message):
         prune(model, **arguments)
     assert type(model) is VMamba
+
+
+@pytest.mark.gpu
+def test_compiled_on_gpu_equals_cpu():
+    model = prune(small(), 0.5)
+    expected = model(IMAGES)
+    compiled = torch.compile(model.cuda(), fullgraph=True)
+    with torch.no_grad():
+        actual = compiled(IMAGES.cuda())
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)

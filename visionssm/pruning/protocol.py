@@ -50,6 +50,11 @@ class Pruning:
     time: str
     seed: int
 
+    @property
+    def clock(self) -> str | None:
+        """`time`, or None where no time passes for removed tokens."""
+        return None if self.mode == "hard" else self.time
+
     def score(self, output: BlockOutput) -> Any:
         """Importance (b, l) of a block's tokens, without gradients."""
         function = self.importance
@@ -77,7 +82,7 @@ class Pruning:
 
     def __str__(self) -> str:
         rates = ", ".join(f"{rate:g} after {block}" for block, rate in self.schedule.keep.items())
-        clock = "" if self.mode == "hard" else f", time {self.time}"
+        clock = "" if self.clock is None else f", time {self.clock}"
         return f"keep {rates or 'all'} (blocks from 0), by {self.importance}, {self.mode}{clock}"
 
 

@@ -33,8 +33,8 @@ class BlockTrace(NamedTuple):
     """What a pruned block computed on the way."""
 
     scanned: Tensor  # (b, 2, l, d) gated scan output of each direction
-    step_sizes: Tensor  # (b, 2, l, d)
-    elapsed: Tensor  # (b, 2, l, d)
+    step_sizes: Tensor | None  # (b, 2, l, d), if time is carried
+    elapsed: Tensor | None  # (b, 2, l, d), if time is carried
 
 
 @register_pruned_form(Vim)
@@ -122,7 +122,7 @@ class PrunedVim(Vim):
             if not removes and tokens.clock is None:
                 x = checkpoint(block, tokens.x) if self.grad_checkpointing else block(tokens.x)
             else:
-                arguments = block, tokens.x, tokens.clock, self.pruning.time, removes
+                arguments = block, tokens.x, tokens.clock, self.pruning.clock, removes
                 if self.grad_checkpointing:
                     x, trace = checkpoint(run_block, *arguments)
                 else:
@@ -143,11 +143,10 @@ class PrunedVim(Vim):
         if class_index is not None:
             class_index = (kept < class_index).sum(1, keepdim=True)
         clock = None
-        if self.pruning.mode != "hard":
-            if self.pruning.time == "carried":
-                clock = carried_time(trace.elapsed, trace.step_sizes, kept).to(trace.elapsed.dtype)
-            else:
-                clock = position_gaps(positions)
+        if self.pruning.clock == "gap_power":
+            clock = position_gaps(positions)
+        elif trace.elapsed is not None and trace.step_sizes is not None:
+            clock = carried_time(trace.elapsed, trace.step_sizes, kept).to(trace.elapsed.dtype)
         if self.pruning.mode == "merge":
             sizes = torch.ones_like(x[..., :1]) if sizes is None else sizes
             x, sizes = merge(x, sizes, kept, dropped, class_index)
@@ -157,18 +156,19 @@ class PrunedVim(Vim):
 
 
 def run_block(
-    block: Any, x: Tensor, clock: Tensor | None, time: str, traced: bool
+    block: Any, x: Tensor, clock: Tensor | None, time: str | None, traced: bool
 ) -> tuple[Tensor, BlockTrace | None]:
     """A `VimBlock` on tokens between which time passes, (b, l, c), and what it did on the way."""
     mixer = block.mixer
     inner, z = mixer.in_proj(block.norm(x)).chunk(2, dim=-1)
     inner = mixer.convolve(inner)
     delta, B, C = mixer.project(inner)
-    step_sizes = F.softplus(at_least_float32(delta) + mixer.step_size_bias()[:, None])
-    elapsed = step_sizes
-    if clock is not None:
-        elapsed = step_sizes + clock if time == "carried" else step_sizes * clock
-    elapsed = elapsed.to(delta.dtype)
+    elapsed = step_sizes = None
+    if clock is not None or time == "carried":
+        elapsed = step_sizes = F.softplus(at_least_float32(delta) + mixer.step_size_bias()[:, None])
+        if clock is not None:
+            elapsed = step_sizes + clock if time == "carried" else step_sizes * clock
+        elapsed = elapsed.to(delta.dtype)
     y = mixer.scan(
         inner, delta, B, C, None if clock is None else elapsed, "none" if traced else "sum"
     )
