@@ -10,9 +10,10 @@ import torch
 from benchmarks import measure as measuring
 from benchmarks import ops
 from benchmarks.measure import Limits, measure, measure_limits, time_call
+from benchmarks.models import ModelProblem
 from benchmarks.ops import ScanProblem
 from benchmarks.peers import ChannelFirstScan
-from benchmarks.registry import MAMBA_SSM, ScanCase
+from benchmarks.registry import EAGER, MAMBA_SSM, ScanCase
 from benchmarks.run import run_task, tasks_of
 from benchmarks.task import Error, Task, Work
 from visionssm.ops import selective_scan_fn
@@ -90,6 +91,18 @@ def test_a_wrong_scan_is_not_timed(monkeypatch, contender, mistake):
             assert record.status == "wrong"
             assert record.time_ms is None
             assert record.met is None
+
+
+def test_models_with_batch_normalisation_are_held_to_what_rounding_makes_of_them():
+    case = dataclasses.replace(MODEL, model="test_resnet", batch=4, dtype=torch.bfloat16)
+    problem = ModelProblem(case, CPU)
+    before = problem.prepare_inference(EAGER)()
+    (error,) = problem.training_errors(EAGER).values()
+    assert error.acceptable
+    assert torch.equal(problem.prepare_inference(EAGER)(), before)  # statistics stay
+    problem.labels = problem.labels.flip(0)  # gradients of another loss than the true ones
+    (error,) = problem.training_errors(EAGER).values()
+    assert not error.acceptable
 
 
 def test_what_a_contender_raises_is_recorded():
