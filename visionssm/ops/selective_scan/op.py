@@ -93,11 +93,13 @@ def _forward_fake(
     y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
     last_state = u.new_empty((b, *A.shape), dtype=torch_impl.compute_dtype(u))
     states_shape: tuple[int, ...] = (0,)
-    if save_states and resolve_implementation(implementation, u.device, u.dtype) == "triton":
+    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
+        last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
         length = l if routes is None else routes.shape[-1]
-        states_shape = triton_impl.saved_states_shape(b, k, length, d, A.shape[2])
+        if save_states:
+            states_shape = triton_impl.saved_states_shape(b, k, length, d, A.shape[2])
     return y, last_state, last_state.new_empty(states_shape)
 
 

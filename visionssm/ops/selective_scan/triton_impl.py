@@ -43,7 +43,7 @@ def selective_scan_forward(
     with device_of(u):
         carry = call.segment_starts()
         call.run_forward(carry, y=y, states=states if states.numel() else None)
-    last_state = carry[:, :, -1].transpose(2, 3).contiguous()
+    last_state = carry[:, :, -1].contiguous().transpose(2, 3)
     if reduce_sum:
         y = y.sum(1) if k > 1 else y[:, 0]
     return y, last_state, states
