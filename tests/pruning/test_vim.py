@@ -14,10 +14,12 @@ import visionssm
 from tests.models.golden import DEVICES, GOLDEN
 from visionssm.layers import BidirectionalMamba
 from visionssm.models.vim import MIXER_PARTS, Vim, VimBlock
+from visionssm.ops import selective_scan
 from visionssm.pruning import PrunedVim, prune, unprune
 from visionssm.pruning.importance import positive_sum
 from visionssm.pruning.tokens import take
 from visionssm.pruning.vim import run_block
+from visionssm.scans import scan_routes
 
 SMALL = dict(img_size=32, patch_size=4, stride=4, depth=6, embed_dim=32, num_classes=5, d_state=4)
 WAYS = [("align", "gap_power"), ("align", "carried"), ("hard", "gap_power"), ("merge", "gap_power")]
@@ -110,7 +112,7 @@ def test_time_passes_where_tokens_were_removed(mode, time):
         stream = model.embed(x)
         removing = model.blocks[0]
         after, trace = run_block(removing, stream, None, "carried", traced=True)
-        scores = positive_sum(trace.scanned).sum(1)[0]
+        scores = positive_sum(trace.scanned)[0]
         scores[32] = float("inf")  # the class token
         kept = scores.topk(1 + 20).indices.sort().values.tolist()
         dt0 = trace.step_sizes[0]
@@ -219,13 +221,26 @@ def released_blocks(name: str, tensors: dict, case: dict) -> VimBlock:
     return block
 
 
+def gated_directions(mixer: BidirectionalMamba, x: torch.Tensor) -> torch.Tensor:
+    """What the mixer adds up over the directions and projects, (b, 2, l, d)."""
+    inner, z = mixer.in_proj(x).chunk(2, dim=-1)
+    inner = mixer.convolve(inner)
+    delta, B, C = mixer.project(inner)
+    y = selective_scan(
+        inner.transpose(1, 2), delta, -mixer.A_log.exp().unflatten(0, (2, -1)), B, C,
+        mixer.D.unflatten(0, (2, -1)), mixer.step_size_bias(),
+        routes=scan_routes("bidirectional", 1, x.shape[1], x),
+    )  # fmt: skip
+    return y * mixer.act(z)[:, None]
+
+
 @pytest.mark.parametrize("case", RELEASED, ids=lambda case: case["name"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_released_layer(case, device):
     """Block, scores in token order, gather and next block; the bugs of its selection are not ours.
 
-    Its scores are of the reverse direction, so they are compared with that part of ours. Exponents
-    and step sizes are float32 here, and float64 there.
+    Its scores are of the reverse direction alone, so they are compared with that part of our scan.
+    Exponents and step sizes are float32 here, and float64 there.
     """
     tensors = load_file(GOLDEN / "pruning" / "top_vim_layer.safetensors", device=device)
     golden = {
@@ -235,13 +250,16 @@ def test_released_layer(case, device):
     close = {"rtol": 1e-5, "atol": 1e-5}
     with torch.no_grad():
         x = golden["hidden_in"].double() + golden["residual_in"].double()
+        directions = gated_directions(block.mixer, block.norm(x))
+        reverse = directions[:, 1]
         x, trace = run_block(block, x, None, "gap_power", traced=True)
         expected = golden["hidden_after_block"] + golden["residual_after_block"]
         torch.testing.assert_close(x, expected, **close)
         scanned = golden["xai_b"].flip(2).transpose(1, 2)
-        torch.testing.assert_close(trace.scanned[:, 1], scanned, **close)
-        scores = positive_sum(trace.scanned[:, 1]) / scanned.shape[2]
+        torch.testing.assert_close(reverse, scanned, **close)
+        scores = positive_sum(reverse) / scanned.shape[2]
         torch.testing.assert_close(scores, golden["score_clip_mean_forward_order"], **close)
+        torch.testing.assert_close(trace.scanned, directions.sum(1), **close)
         x = take(x, golden["kept"])
         expected = golden["hidden_pruned"] + golden["residual_pruned"]
         torch.testing.assert_close(x, expected, **close)

@@ -114,9 +114,8 @@ class BidirectionalMamba(nn.Module):
         B: Tensor,
         C: Tensor,
         elapsed: Tensor | None = None,
-        reduce: str = "sum",
     ) -> Tensor:
-        """Scan tokens (b, l, 2, d) in both directions: (b, l, d), or (b, 2, l, d) not reduced.
+        """Scan tokens (b, l, 2, d) in both directions, which are added up: (b, l, d).
 
         Args:
             x: convolved tokens of each direction.
@@ -124,7 +123,6 @@ class BidirectionalMamba(nn.Module):
             B: (b, 2, l, n).
             C: (b, 2, l, n).
             elapsed: time since the last token of each direction, see `selective_scan`.
-            reduce: "sum" adds the directions up at each token, "none" leaves them apart.
         """
         y = selective_scan(
             x.transpose(1, 2),
@@ -136,7 +134,7 @@ class BidirectionalMamba(nn.Module):
             self.step_size_bias(),
             elapsed=elapsed,
             routes=scan_routes("bidirectional", 1, x.shape[1], x),
-            reduce=reduce,
+            reduce="sum",
             complete=True,
         )
         return cast(Tensor, y)

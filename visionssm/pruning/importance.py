@@ -13,7 +13,7 @@ class BlockOutput(NamedTuple):
     """What an importance function sees of a block."""
 
     tokens: Tensor  # (b, l, c) features after the block, class token included
-    scanned: Tensor  # (b, k, l, d) gated output of the mixer along each route, in token order
+    scanned: Tensor  # (b, l, d) gated output of the mixer's scan, before its output projection
     positions: Tensor  # (b, l) place of each token in the unpruned sequence
     block: int  # counted from 0
     seed: int
@@ -23,18 +23,18 @@ Importance = Callable[[BlockOutput], Tensor]  # to scores (b, l), the larger the
 
 
 def scan_importance(output: BlockOutput) -> Tensor:
-    """Sum over channels and routes of the positive part of the mixer's own output, (b, l).
+    """Sum over channels of the positive part of the mixer's own output, (b, l).
 
     Source: Exploring Token Pruning in Vision State Space Models, arXiv 2409.18962, section 4.2; the
-    mean over channels there ranks alike. Its released code sums without taking the positive part,
-    and reads the scores of the reverse direction backwards; neither is done here.
+    mean over channels there ranks alike. Its released code takes the reverse direction alone, sums
+    without taking the positive part, and reads the scores backwards; none of that is done here.
     """
-    return positive_sum(output.scanned).sum(1)
+    return positive_sum(output.scanned)
 
 
-def positive_sum(scanned: Tensor) -> Tensor:
+def positive_sum(x: Tensor) -> Tensor:
     """Sum of the positive values over the channels: (..., d) to (...), float32 or float64."""
-    return scanned.clamp(min=0).sum(-1, dtype=torch.promote_types(scanned.dtype, torch.float32))
+    return x.clamp(min=0).sum(-1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def norm_importance(output: BlockOutput) -> Tensor:

@@ -32,7 +32,7 @@ class KeptTokens(NamedTuple):
 class BlockTrace(NamedTuple):
     """What a pruned block computed on the way."""
 
-    scanned: Tensor  # (b, 2, l, d) gated scan output of each direction
+    scanned: Tensor  # (b, l, d) gated scan output
     step_sizes: Tensor | None  # (b, 2, l, d), if time is carried
     elapsed: Tensor | None  # (b, 2, l, d), if time is carried
 
@@ -169,14 +169,11 @@ def run_block(
         if clock is not None:
             elapsed = step_sizes + clock if time == "carried" else step_sizes * clock
         elapsed = elapsed.to(delta.dtype)
-    y = mixer.scan(
-        inner, delta, B, C, None if clock is None else elapsed, "none" if traced else "sum"
-    )
-    out = mixer.gate(y.sum(1, dtype=y.dtype) if traced else y, z)
-    x = x + block.drop_path(block.ls(out))
+    y = mixer.scan(inner, delta, B, C, None if clock is None else elapsed)
+    x = x + block.drop_path(block.ls(mixer.gate(y, z)))
     if not traced:
         return x, None
-    return x, BlockTrace(y.detach() * mixer.act(z.detach())[:, None], step_sizes, elapsed)
+    return x, BlockTrace(y.detach() * mixer.act(z.detach()), step_sizes, elapsed)
 
 
 def class_token_to_middle(tokens: KeptTokens) -> Tensor:

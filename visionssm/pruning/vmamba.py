@@ -145,7 +145,7 @@ def run_block(block: Any, x: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, T
     """A `VMambaBlock` on a map (b, h, w, dim) of which kept tokens are scanned.
 
     Returns:
-        The map, and the scanned tokens' gated output of each route (b, k, n, d).
+        The map, and the gated scan output of the scanned tokens (b, n, d).
     """
     mixer = block.op
     u, z = mixer.expand(block.norm(x))
@@ -153,7 +153,7 @@ def run_block(block: Any, x: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, T
     if z is not None:
         gate = z.detach().flatten(1, 2)
         gate = gate if kept is None else take(gate, kept.positions)
-        scanned = scanned * gate[:, None]
+        scanned = scanned * gate
     x = x + block.drop_path(mixer.contract(y, z))
     if block.mlp is not None:
         x = x + block.drop_path(block.mlp(block.norm2(x)))
@@ -161,7 +161,7 @@ def run_block(block: Any, x: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, T
 
 
 def scan_kept(mixer: SS2D, u: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, Tensor]:
-    """Routes added up at each token of a map (b, h, w, d), and each route at those scanned."""
+    """Routes added up at each token of a map (b, h, w, d), and at those scanned (b, n, d)."""
     _, h, w, _ = u.shape
     tokens = u.flatten(1, 2)
     A, D, bias = mixer.recurrence()
@@ -173,11 +173,12 @@ def scan_kept(mixer: SS2D, u: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, 
     elapsed = None
     if gaps is not None:
         elapsed = (F.softplus(at_least_float32(delta) + bias[:, None]) * gaps).to(delta.dtype)
-    each: Any = selective_scan(
-        inputs[:, None], delta, A, B, C, D, bias, elapsed=elapsed, routes=routes, complete=True
-    )
-    y = each.sum(1, dtype=each.dtype)
+    scanned: Any = selective_scan(
+        inputs[:, None], delta, A, B, C, D, bias,
+        elapsed=elapsed, routes=routes, reduce="sum", complete=True,
+    )  # fmt: skip
+    y = scanned
     if kept is not None:
         skipped = (tokens * D.sum(0)).to(y.dtype)
         y = skipped.scatter(1, kept.positions[..., None].expand_as(y), y)
-    return y.unflatten(1, (h, w)), each.detach()
+    return y.unflatten(1, (h, w)), scanned.detach()
