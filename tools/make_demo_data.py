@@ -32,9 +32,9 @@ HEIGHT, WIDTH = 160, 192
 SCENES = {"train": 3000, "val": 200, "test": 500}
 DIGITS = 2, 6  # in a scene, at least and at most
 SIDE = 40.0, 88.0  # of a digit, in pixels
-MIN_VISIBLE = 0.6  # of each digit's own pixels: nothing is nearly hidden
+MIN_VISIBLE = 0.7  # of each digit's own pixels: nothing is nearly hidden
 TRIES = 12
-CONTRAST = 100.0  # distance of a digit's colour from what it covers, of 0 to 255 in each channel
+CONTRAST = 130.0  # distance of a digit's colour from what it covers, of 0 to 255 in each channel
 
 
 class Scene(NamedTuple):
@@ -84,7 +84,7 @@ def make_scene(scans: np.ndarray, classes: np.ndarray, seed: Sequence[int]) -> S
 def background(rng: np.random.Generator) -> np.ndarray:
     """Noise of four grain sizes and stripes over a colour: (h, w, 3), about 0 to 255."""
     canvas = np.tile(rng.uniform(40, 215, 3).astype(np.float32), (HEIGHT, WIDTH, 1))
-    for grain, strength in ((64, 40), (24, 20), (8, 12), (2, 5)):
+    for grain, strength in ((64, 30), (24, 15), (8, 10), (2, 4)):
         cells = HEIGHT // grain + 2, WIDTH // grain + 2, 3
         noise = strength * rng.standard_normal(cells, np.float32)
         for channel in range(3):
@@ -93,7 +93,7 @@ def background(rng: np.random.Generator) -> np.ndarray:
     angle, period = rng.uniform(0, math.pi), rng.uniform(6, 40)
     y, x = np.ogrid[:HEIGHT, :WIDTH]
     phase = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / period
-    canvas += rng.normal(0, 15, 3) * np.sin(phase)[..., None]
+    canvas += rng.normal(0, 10, 3) * np.sin(phase)[..., None]
     return canvas
 
 
