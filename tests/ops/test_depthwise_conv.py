@@ -76,6 +76,11 @@ def test_float64_equals_the_reference_to_its_own_precision():
         torch.testing.assert_close(actual, exact[name], rtol=1e-12, atol=1e-12)
 
 
+def test_meta_tensors_give_shapes():
+    x = torch.empty(2, 5, 4, 3, device="meta")
+    assert depthwise_conv(x, torch.empty(6, 1, 3, 3, device="meta")).shape == (2, 5, 4, 6)
+
+
 def test_autocast_casts_as_for_a_convolution():
     x, weight, bias = make_inputs(CASES[1]).values()
     with torch.autocast("cpu", torch.bfloat16):

@@ -57,8 +57,9 @@ def depthwise_conv(
         raise ValueError(
             f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
         )
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(kind))  # PyTorch knows no autocast of meta tensors
     kh, kw = weight.shape[2:]
     top, left = (kh // 2, kw // 2) if padding is None else padding
     implementation = resolve_implementation(implementation, x.device, x.dtype)
