@@ -22,6 +22,7 @@ from .task import Error, Task
 
 WARMUP_SHARE = 0.25  # of the time of a measurement, before it
 MIN_RUNS = 5
+PROFILED_CALLS = 3
 QUIET = 0.1  # cores at work for other processes; with more, times on the CPU say little
 EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, capability 7.0 and on
 
@@ -32,6 +33,14 @@ class Timing(NamedTuple):
     median: float
     low: float
     high: float
+
+
+class Kernel(NamedTuple):
+    """What one call spends in a kernel."""
+
+    name: str
+    milliseconds: float  # of all its launches
+    launches: float
 
 
 class Limits(NamedTuple):
@@ -61,6 +70,7 @@ class Record:
     images_per_s: float | None = None  # by the faster of the two
     ratio: float | None = None  # of that time to another contender's in the same case
     peak_mib: float | None = None  # allocated at most, above inputs and weights
+    kernels: list[Kernel] = field(default_factory=list)  # by their time, longest first; CUDA only
     gigabytes: float | None = None  # that cannot but move
     copy_share: float | None = None  # of the copy bandwidth; shares are by the faster time too
     exponential_share: float | None = None
@@ -141,6 +151,8 @@ def _time(task: Task, device: torch.device, seconds: float, record: Record) -> N
     record.time_ms = time_call(call, device, seconds)
     if device.type == "cpu":
         record.other_cores = _other_cores(begin, _processor_seconds())
+    if device.type == "cuda":
+        record.kernels = profile_kernels(call)
     if task.graph and device.type != "cpu":
         del call
         record.graph_ms = _time_graph(task.prepare, device, seconds)
@@ -192,6 +204,22 @@ def _time_by_wall_clock(call: Callable[[], Any], seconds: float) -> Timing:
         times.append((time.perf_counter() - start) * 1e3)
     fifths = statistics.quantiles(times, n=5, method="inclusive")
     return Timing(statistics.median(times), fifths[0], fifths[-1])
+
+
+def profile_kernels(call: Callable[[], Any]) -> list[Kernel]:
+    """Kernels of a call on CUDA by torch.profiler, averaged over a few calls, longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED_CALLS):
+            call()
+        torch.cuda.synchronize()
+    kernels = [
+        Kernel(e.key, e.self_device_time_total / PROFILED_CALLS / 1e3, e.count / PROFILED_CALLS)
+        for e in profiler.key_averages()
+        if e.self_device_time_total > 0
+    ]
+    return sorted(kernels, key=lambda kernel: -kernel.milliseconds)
 
 
 def _processor_seconds() -> tuple[float, float, float | None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .measure import Limits, Record, Timing
+from .measure import Kernel, Limits, Record, Timing
 from .task import Error
 
 COLUMNS: dict[str, Callable[[Record], str]] = {
@@ -44,6 +44,8 @@ cores: at work for other processes meanwhile; a row with more than a tenth neith
 meets one. Error / limit: the worst deviation from the float64 truth over what the dtype explains;
 above 1 a row is not timed.
 """
+LISTED_KERNELS = 12
+NAME_LENGTH = 90  # of templates it says enough
 
 
 @dataclass
@@ -60,8 +62,10 @@ def to_json(results: Results) -> str:
     """Dataclasses as objects, timings and errors as objects with the names of their fields."""
 
     def named(value: Any) -> Any:
-        if isinstance(value, Timing | Error):
+        if isinstance(value, Timing | Error | Kernel):
             return value._asdict()
+        if isinstance(value, list):
+            return [named(item) for item in value]
         if isinstance(value, dict):
             return {key: named(item) for key, item in value.items()}
         return value
@@ -80,7 +84,7 @@ def to_json(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """Environment, limits and a table; columns that no row fills are left out."""
+    """Environment, limits, a table without the columns that no row fills, and kernels."""
     limits = results.limits
     facts = {
         **results.environment,
@@ -91,7 +95,28 @@ def to_markdown(results: Results) -> str:
         facts["exponentials"] = f"{limits.exponentials_per_s / 1e12:.4g}e12 /s, computed"
     listed = "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
     title = f"# Suite `{results.suite}`"
-    return "\n\n".join([title, listed, table(results.records), LEGEND])
+    profiles = [kernels(r) for r in results.records if r.kernels and r.met is False]
+    return "\n\n".join([title, listed, table(results.records), LEGEND, *profiles])
+
+
+def kernels(record: Record) -> str:
+    """Where the time of a row goes that misses its goal: its longest kernels, and all together."""
+    rows = [
+        (f"`{kernel.name[:NAME_LENGTH]}`", kernel.milliseconds, kernel.launches)
+        for kernel in record.kernels[:LISTED_KERNELS]
+    ]
+    everything = (
+        sum(k.milliseconds for k in record.kernels),
+        sum(k.launches for k in record.kernels),
+    )
+    lines = [
+        f"## {record.case}, {record.contender}, {record.mode}, {record.quantity}",
+        "",
+        "| kernel | ms | launches |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {ms:.3f} | {n:.0f} |" for name, ms, n in (*rows, ("all", *everything))),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def table(records: list[Record]) -> str:

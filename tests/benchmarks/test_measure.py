@@ -164,6 +164,9 @@ def test_cuda_calls_are_timed_as_graphs_too(case):
         assert record.timer == "device events"
         assert record.graph_ms.median > 0
         assert record.peak_mib > 0
+        times = [kernel.milliseconds for kernel in record.kernels]
+        assert 0 < sum(times) < 2 * record.time_ms.median
+        assert times == sorted(times, reverse=True)
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import registry, report, run
-from benchmarks.measure import Limits, Record, Timing
+from benchmarks.measure import Kernel, Limits, Record, Timing
 
 from .cases import CPU, MODEL, SCAN
 
@@ -69,6 +69,17 @@ def test_rows_without_a_result_fit_into_the_table_and_the_plot():
     limits = Limits(1.0, 1.0, "float32", None)
     for rows in (records, records[:1]):
         assert report.to_png(report.Results("ops", {"device": "x"}, limits, rows))
+
+
+def test_where_the_time_goes_is_told_of_rows_that_miss_their_goal():
+    row, kernels = ("case", "x", "eager", "fwd", "float32", "measured"), [Kernel("k<int>", 1.5, 2)]
+    missed, met = (Record(*row, kernels=kernels, met=met) for met in (False, True))
+    results = report.Results("ops", {"device": "x"}, Limits(1.0, 1.0, "float32", None), [met])
+    assert "k<int>" not in report.to_markdown(results)
+    results.records.append(missed)
+    assert "| `k<int>` | 1.500 | 2 |\n| all | 1.500 | 2 |" in report.to_markdown(results)
+    rows = json.loads(report.to_json(results))["rows"]
+    assert rows[0]["kernels"] == [{"name": "k<int>", "milliseconds": 1.5, "launches": 2}]
 
 
 @pytest.mark.parametrize(
