@@ -19,12 +19,15 @@ from visionssm.analysis.pruning import draw_kept_patches, report_pruning, top1
 from visionssm.pruning import IMPORTANCES, calibrate, load_exported, pruning_entry
 from visionssm.pruning.protocol import MODES, TIMES
 
+SECONDS = 3.0  # of each of the two timings
+PICTURES = 6
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     option = parser.add_argument
     option("model", help="name of a registered model, or folder of an exported one")
-    option("--checkpoint", default="", help="weights, official ones too; not with a folder")
+    option("--checkpoint", default="", help="weights, ours or official; not with a folder")
     option(
         "--keep", default="0.7", help="rate, name of a published schedule, or {block: rate, ...}"
     )
@@ -33,7 +36,8 @@ def main() -> None:
     option("--mode", default="align", choices=MODES)
     option("--time", default="gap_power", choices=TIMES)
     option("--data", help="folder with one sub-folder of images a class")
-    option("--benchmark", action="store_true", help="time it, compiled, with and without pruning")
+    option("--benchmark", action="store_true", help="time it (on CUDA compiled) with and without")
+    option("--amp", action="store_true", help="run in bfloat16 autocast")
     option("--visualize", metavar="PNG", help="draw what is kept of the first images of --data")
     option("--out", help="write model.safetensors and config.json into this folder")
     option("--batch-size", type=int, default=64)
@@ -43,10 +47,16 @@ def main() -> None:
     if args.data is None and (args.visualize or args.target_flops is not None):
         parser.error("--visualize and --target-flops need --data")
 
+    with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
     if Path(args.model).is_dir():
         model = visionssm.unprune(load_exported(args.model))
     else:
-        model = timm.create_model(args.model, checkpoint_path=args.checkpoint)
+        weights = {"file": args.checkpoint} if args.checkpoint else None
+        model = timm.create_model(args.model, args.checkpoint != "", pretrained_cfg_overlay=weights)
     model = model.to(args.device).eval()
     how = {"importance": args.importance, "mode": args.mode, "time": args.time}
     config = resolve_data_config(model=model)
@@ -65,10 +75,10 @@ def main() -> None:
     if loader is not None:
         print(f"top-1     {top1(model, loader):.2%} pruned")
     images = torch.randn(args.batch_size, *config["input_size"], device=args.device)
-    compiled = partial(torch.compile, fullgraph=True)
-    print(report_pruning(model, images, 3.0 if args.benchmark else 0.0, compiled))
+    prepare = partial(torch.compile, fullgraph=True) if images.is_cuda else lambda model: model
+    print(report_pruning(model, images, SECONDS if args.benchmark else 0.0, prepare))
     if args.visualize:
-        images = next(iter(few))[0][:6]
+        images = next(iter(few))[0][:PICTURES]
         mean, std = (torch.tensor(config[name]) for name in ("mean", "std"))
         pictures = (images.permute(0, 2, 3, 1) * std + mean).clamp(0, 1)
         print(draw_kept_patches(model, images.to(args.device), pictures, args.visualize))
