@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visionssm.ops import depthwise_conv, selective_scan
 from visionssm.scans import scan_routes
 
+from .precision import at_least_float32
 from .projections import project_routes, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 
@@ -114,6 +115,7 @@ class BidirectionalMamba(nn.Module):
         B: Tensor,
         C: Tensor,
         elapsed: Tensor | None = None,
+        routes: Tensor | None = None,
     ) -> Tensor:
         """Scan tokens (b, l, 2, d) in both directions, which are added up: (b, l, d).
 
@@ -123,19 +125,23 @@ class BidirectionalMamba(nn.Module):
             B: (b, 2, l, n).
             C: (b, 2, l, n).
             elapsed: time since the last token of each direction, see `selective_scan`.
+            routes: of both directions, (2, s) or (b, 2, s); None is from either end to the other.
         """
+        complete = routes is None
+        if routes is None:
+            routes = scan_routes("bidirectional", 1, x.shape[1], x)
         y = selective_scan(
             x.transpose(1, 2),
             delta,
-            -torch.exp(self.A_log.float()).unflatten(0, (NUM_ROUTES, -1)),
+            -torch.exp(at_least_float32(self.A_log)).unflatten(0, (NUM_ROUTES, -1)),
             B,
             C,
-            self.D.float().unflatten(0, (NUM_ROUTES, -1)),
+            at_least_float32(self.D).unflatten(0, (NUM_ROUTES, -1)),
             self.step_size_bias(),
             elapsed=elapsed,
-            routes=scan_routes("bidirectional", 1, x.shape[1], x),
+            routes=routes,
             reduce="sum",
-            complete=True,
+            complete=complete,
         )
         return cast(Tensor, y)
 
@@ -146,7 +152,7 @@ class BidirectionalMamba(nn.Module):
 
     def step_size_bias(self) -> Tensor:
         """What is added to delta before the softplus, (2, d)."""
-        return self.dt_proj_bias.float().unflatten(0, (NUM_ROUTES, -1))
+        return at_least_float32(self.dt_proj_bias).unflatten(0, (NUM_ROUTES, -1))
 
     def convolve(self, x: Tensor) -> Tensor:
         """Activated depthwise convolutions of tokens (b, l, d): (b, l, 2, d), in token order.

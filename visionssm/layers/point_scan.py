@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from visionssm.ops import selective_scan
 from visionssm.scans import POINT_ORDERS, inverse, reversed_routes
 
-from .bidirectional_mamba import NUM_ROUTES, BidirectionalMamba
-from .precision import at_least_float32
+from .bidirectional_mamba import BidirectionalMamba
 
 
 class PointScan(nn.Module):
@@ -117,19 +113,8 @@ class PointScan(nn.Module):
         delta, B, C = mixer.project(x)
         forward = torch.arange(steps.shape[1], dtype=torch.int32, device=x.device)
         forward = forward.where(steps, -1)
-        y = selective_scan(
-            x.transpose(1, 2),
-            delta,
-            -torch.exp(at_least_float32(mixer.A_log)).unflatten(0, (NUM_ROUTES, -1)),
-            B,
-            C,
-            at_least_float32(mixer.D).unflatten(0, (NUM_ROUTES, -1)),
-            at_least_float32(mixer.dt_proj_bias).unflatten(0, (NUM_ROUTES, -1)),
-            routes=torch.stack([forward, reversed_routes(forward)], dim=1),
-            reduce="sum",
-        )
-        y = mixer.out_proj(cast(Tensor, y) * mixer.act(z))
-        return 0.5 * y if mixer.average else y
+        routes = torch.stack([forward, reversed_routes(forward)], dim=1)
+        return mixer.gate(mixer.scan(x, delta, B, C, routes=routes), z)
 
     def put_back(self, y: Tensor, route: Tensor) -> Tensor:
         """Points of a line (b, s, dim) at their places, zero where the route does not come."""
