@@ -30,7 +30,10 @@ model = dict(
             in_channels=channels, conv_out_channels=64, num_classes=10, norm_cfg=norm_cfg
         ),
     ),
-    train_cfg=dict(rpn_proposal=regions, rcnn=dict(sampler=dict(num=64), mask_size=40)),
+    train_cfg=dict(
+        rpn_proposal=regions,
+        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5), mask_size=40),
+    ),
     test_cfg=dict(rpn=regions),
 )
 
@@ -99,7 +102,7 @@ optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",
     paramwise_cfg=dict(decay_rate=1.0),
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
