@@ -30,5 +30,6 @@ class NonFiniteLossHook(Hook):
 
 def _files(data_batch: dict) -> list[str]:
     """Of a batch of ours, or of mmdetection's or mmsegmentation's."""
-    samples = data_batch.get("data_samples", ())
-    return data_batch.get("paths") or [sample.img_path for sample in samples]
+    if "data_samples" in data_batch:
+        return [sample.img_path for sample in data_batch["data_samples"]]
+    return data_batch.get("paths", ["not known: the data set gives no paths"])
