@@ -14,10 +14,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ConvNormAct, DropPath, Mlp, SEModule
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
@@ -25,8 +23,8 @@ from visionssm.layers import ES2D, SS2D, ConvDownsample, PatchStem
 from visionssm.layers.typing import Layer
 from visionssm.scans import Scan
 
-from .official import OfficialLayout, choose, convert_official, stored_configs_readable
-from .staged import StagedModel, init_linear, staged_layout
+from .official import OfficialLayout, choose, convert_official
+from .staged import StagedModel, create_staged, imagenet_cfg, init_linear, staged_layout
 from .vmamba import OLD_KEYS
 
 __all__ = ["EfficientVMamba"]
@@ -193,15 +191,6 @@ class EfficientVMamba(StagedModel):
         )
         self.apply(init_linear)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
-
-        None: the published weights were trained with decay on ``A_logs`` and ``dt_projs_bias``
-        too. ``Ds``, a vector, has none.
-        """
-        return set()
-
 
 OFFICIAL_NAMES = (
     (r"^stem\.conv1\.", "patch_embed.0."),
@@ -251,23 +240,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: EfficientVMamba) -> 
 
 
 def _cfg(repository: str) -> dict[str, Any]:
-    return {
-        "url": f"https://huggingface.co/{repository}/tree/main",  # a page
-        "hf_hub_id": repository,  # where timm looks for the names that files usually have
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "none given",
-        "paper_ids": "arXiv:2403.09977",
-        "paper_name": "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
-        "origin_url": "https://github.com/TerryPei/EfficientVMamba",
-    }
+    return imagenet_cfg(
+        url=f"https://huggingface.co/{repository}/tree/main",  # a page
+        hf_hub_id=repository,  # where timm looks for the names that files usually have
+        first_conv="stem.conv1",
+        license="none given",
+        paper_ids="arXiv:2403.09977",
+        paper_name="EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
+        origin_url="https://github.com/TerryPei/EfficientVMamba",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -282,19 +263,7 @@ default_cfgs = generate_default_cfgs(
 def _create_efficientvmamba(
     variant: str, pretrained: bool, kwargs: dict[str, Any], **args
 ) -> EfficientVMamba:
-    with stored_configs_readable():
-        return build_model_with_cfg(
-            EfficientVMamba,
-            variant,
-            pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={
-                "out_indices": (0, 1, 2, 3),
-                "feature_cls": "getter",
-                "flatten_sequential": True,
-            },
-            **{**args, **kwargs},
-        )
+    return create_staged(EfficientVMamba, checkpoint_filter_fn, variant, pretrained, kwargs, **args)
 
 
 @register_model

@@ -13,17 +13,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._hub import get_cache_dir
 from torch import nn
 
 from visionssm.layers import CPEBlock, InvertedDownsample, ResidualConvStem, SpatialSSM
 from visionssm.layers.typing import Layer
 
-from .official import OfficialLayout, convert_official, stored_configs_readable
-from .staged import StagedModel, init_linear, staged_layout
+from .official import OfficialLayout, convert_official
+from .staged import StagedModel, create_staged, imagenet_cfg, init_linear, staged_layout
 
 __all__ = ["SpatialMamba"]
 
@@ -80,14 +78,6 @@ class SpatialMamba(StagedModel):
             stage.get_submodule("blocks").apply(init_linear)
         self.head.apply(init_linear)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
-
-        None: the published weights were trained with decay on ``A_logs`` and the fusion kernels.
-        """
-        return set()
-
 
 OFFICIAL_NAMES = (
     (r"^stem\.", "patch_embed."),
@@ -114,24 +104,16 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: SpatialMamba) -> dic
 
 
 def _cfg(file: str) -> dict[str, Any]:
-    return {
+    return imagenet_cfg(
         # what the link of the authors' page leads to; without `confirm` it is a question
-        "url": f"https://drive.usercontent.google.com/download?id={file}&export=download&confirm=t",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2410.15091",
-        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware "
+        url=f"https://drive.usercontent.google.com/download?id={file}&export=download&confirm=t",
+        first_conv="stem.conv1.conv",
+        license="apache-2.0",
+        paper_ids="arXiv:2410.15091",
+        paper_name="Spatial-Mamba: Effective Visual State Space Models via Structure-aware "
         "State Fusion",
-        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
-    }
+        origin_url="https://github.com/EdwardChasel/Spatial-Mamba",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -149,19 +131,7 @@ def _create_spatial_mamba(
     # A cached file is called after its URL's path, which is the same for every file there.
     if pretrained and kwargs.get("cache_dir") is None:
         kwargs["cache_dir"] = get_cache_dir(variant)
-    with stored_configs_readable():
-        return build_model_with_cfg(
-            SpatialMamba,
-            variant,
-            pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={
-                "out_indices": (0, 1, 2, 3),
-                "feature_cls": "getter",
-                "flatten_sequential": True,
-            },
-            **{**args, **kwargs},
-        )
+    return create_staged(SpatialMamba, checkpoint_filter_fn, variant, pretrained, kwargs, **args)
 
 
 @register_model

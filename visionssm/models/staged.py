@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     ClassifierHead,
     calculate_drop_path_rates,
     get_device_dtype,
     trunc_normal_,
 )
-from timm.models import checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from visionssm.layers.typing import Layer
 
-from .official import OfficialLayout
+from .official import OfficialLayout, stored_configs_readable
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Stage(nn.Module):
@@ -135,6 +138,15 @@ class StagedModel(nn.Module):
         self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
+
+        None: the published weights were trained with decay on all matrices, those of decay rates,
+        step sizes and fusion kernels among them.
+        """
+        return set()
+
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         blocks = [
@@ -246,6 +258,55 @@ class StagedModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) to logits (b, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def imagenet_cfg(**kwargs: Any) -> dict[str, Any]:
+    """timm's description of weights trained on ImageNet-1K at 224, completed by the arguments."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head.fc",
+        **kwargs,
+    }
+
+
+def create_staged(
+    model_class: type[M],
+    filter_fn: Callable[..., dict[str, Any]],
+    variant: str,
+    pretrained: bool,
+    kwargs: dict[str, Any],
+    **args,
+) -> M:
+    """A registered variant as timm builds models.
+
+    Args:
+        model_class: of the model.
+        filter_fn: state dict and model to a state dict of the model's own names.
+        variant: name of the variant, which has a default cfg.
+        pretrained: load the weights that the cfg names.
+        kwargs: the caller's arguments of the model and of timm's builder.
+        args: the variant's own arguments, over which the caller's go.
+    """
+    with stored_configs_readable():
+        return build_model_with_cfg(
+            model_class,
+            variant,
+            pretrained,
+            pretrained_filter_fn=filter_fn,
+            feature_cfg={
+                "out_indices": (0, 1, 2, 3),
+                "feature_cls": "getter",
+                "flatten_sequential": True,
+            },
+            **{**args, **kwargs},
+        )
 
 
 def init_linear(module: nn.Module) -> None:

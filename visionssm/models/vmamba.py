@@ -12,8 +12,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     DropPath,
     GluMlp,
@@ -22,7 +20,6 @@ from timm.layers import (
     get_norm_layer,
 )
 from timm.models import (
-    build_model_with_cfg,
     generate_default_cfgs,
     register_model,
 )
@@ -33,8 +30,8 @@ from visionssm.layers import SS2D, ConvDownsample, ConvStem, PatchStem
 from visionssm.layers.typing import Layer, LayerOrName
 from visionssm.scans import Scan
 
-from .official import OfficialLayout, choose, convert_official, stored_configs_readable
-from .staged import StagedModel, init_linear, staged_layout
+from .official import OfficialLayout, choose, convert_official
+from .staged import StagedModel, create_staged, imagenet_cfg, init_linear, staged_layout
 
 __all__ = ["VMamba"]
 
@@ -193,15 +190,6 @@ class VMamba(StagedModel):
         )
         self.apply(init_linear)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
-
-        None: the published weights were trained with decay on ``A_logs`` and ``dt_projs_bias``
-        too. ``Ds``, a vector, has none.
-        """
-        return set()
-
 
 def _mlp(dim: int, ratio: float, gated: bool, act: LayerOrName, drop: float, **dd) -> nn.Module:
     hidden, act_layer = int(dim * ratio), get_act_layer(act)
@@ -245,24 +233,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VMamba) -> dict[str,
     return convert_official(state_dict, model, official_layout(model))
 
 
-def _cfg(url: str = "", **kwargs) -> dict[str, Any]:
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "mit",
-        "paper_ids": "arXiv:2401.10166",
-        "paper_name": "VMamba: Visual State Space Model",
-        "origin_url": "https://github.com/MzeroMiko/VMamba",
-        **kwargs,
-    }
+def _cfg(url: str = "", license: str = "mit") -> dict[str, Any]:
+    return imagenet_cfg(
+        url=url,
+        first_conv="stem.conv1",
+        license=license,
+        paper_ids="arXiv:2401.10166",
+        paper_name="VMamba: Visual State Space Model",
+        origin_url="https://github.com/MzeroMiko/VMamba",
+    )
 
 
 RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download/"
@@ -287,19 +266,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vmamba(variant: str, pretrained: bool, kwargs: dict[str, Any], **args) -> VMamba:
-    with stored_configs_readable():
-        return build_model_with_cfg(
-            VMamba,
-            variant,
-            pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={
-                "out_indices": (0, 1, 2, 3),
-                "feature_cls": "getter",
-                "flatten_sequential": True,
-            },
-            **{**args, **kwargs},
-        )
+    return create_staged(VMamba, checkpoint_filter_fn, variant, pretrained, kwargs, **args)
 
 
 VANILLA: dict[str, Any] = {

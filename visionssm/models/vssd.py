@@ -13,10 +13,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Attention, ConvNormAct
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from visionssm.layers import (
@@ -28,8 +26,8 @@ from visionssm.layers import (
 )
 from visionssm.layers.typing import Layer
 
-from .official import OfficialLayout, choose, convert_official, stored_configs_readable
-from .staged import StagedModel, init_linear, staged_layout
+from .official import OfficialLayout, choose, convert_official
+from .staged import StagedModel, create_staged, imagenet_cfg, init_linear, staged_layout
 
 __all__ = ["VSSD"]
 
@@ -152,14 +150,6 @@ class VSSD(StagedModel):
             stage.get_submodule("blocks").apply(init_linear)
         self.head.apply(init_linear)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay beside vectors and biases, which timm exempts itself.
-
-        None: decay rates, step sizes and skip weights are vectors.
-        """
-        return set()
-
 
 OFFICIAL_NAMES = (
     (r"^stem\.", "patch_embed."),
@@ -195,22 +185,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VSSD) -> dict[str, A
 
 
 def _cfg(file: str) -> dict[str, Any]:
-    return {
-        "url": f"https://huggingface.co/YuhengSSS/VSSD/resolve/main/{file}.pth",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "none given",
-        "paper_ids": "arXiv:2407.18559",
-        "paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality",
-        "origin_url": "https://github.com/YuHengsss/VSSD",
-    }
+    return imagenet_cfg(
+        url=f"https://huggingface.co/YuhengSSS/VSSD/resolve/main/{file}.pth",
+        first_conv="stem.conv1.conv",
+        license="none given",
+        paper_ids="arXiv:2407.18559",
+        paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",
+        origin_url="https://github.com/YuHengsss/VSSD",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -227,19 +209,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vssd(variant: str, pretrained: bool, kwargs: dict[str, Any], **args) -> VSSD:
-    with stored_configs_readable():
-        return build_model_with_cfg(
-            VSSD,
-            variant,
-            pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={
-                "out_indices": (0, 1, 2, 3),
-                "feature_cls": "getter",
-                "flatten_sequential": True,
-            },
-            **{**args, **kwargs},
-        )
+    return create_staged(VSSD, checkpoint_filter_fn, variant, pretrained, kwargs, **args)
 
 
 @register_model
