@@ -148,6 +148,14 @@ def test_the_class_token_stays_between_its_neighbours():
     torch.testing.assert_close(patches, final[:, :16])
 
 
+def test_scores_of_another_shape_are_named():
+    model = prune(small(), 0.5, lambda output: output.tokens)
+    with pytest.raises(
+        ValueError, match=r"importance: expected scores \(2, 65\), got \(2, 65, 32\)"
+    ):
+        model(images(model))
+
+
 def test_every_image_keeps_its_own_tokens():
     model = prune(small(), 0.5)
     x = images(model, batch=3)

@@ -55,12 +55,20 @@ class Pruning:
         """`time`, or None where no time passes for removed tokens."""
         return None if self.mode == "hard" else self.time
 
-    def score(self, output: BlockOutput) -> Any:
-        """Importance (b, l) of a block's tokens, without gradients."""
+    def score(self, output: BlockOutput) -> Tensor:
+        """Importance (b, l) of a block's tokens, without gradients.
+
+        Raises:
+            ValueError: the importance function gave another shape.
+        """
         function = self.importance
         if isinstance(function, str):
             function = IMPORTANCES[function]
-        return function(output).detach()
+        scores = function(output).detach()
+        if scores.shape != output.positions.shape:
+            expected, got = tuple(output.positions.shape), tuple(scores.shape)
+            raise ValueError(f"importance: expected scores {expected}, got {got}")
+        return scores
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, and as the arguments of `prune` that make the same again.
