@@ -24,7 +24,9 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels),
-        bbox_head=dict(in_channels=channels, fc_out_channels=512, num_classes=10),
+        bbox_head=dict(
+            in_channels=channels, fc_out_channels=512, num_classes=10, reg_class_agnostic=True
+        ),
         mask_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=20)),
         mask_head=dict(
             in_channels=channels, conv_out_channels=64, num_classes=10, norm_cfg=norm_cfg
