@@ -82,8 +82,9 @@ def assert_results_close(
     Some ten roundings to `eps` on the way to a number, that of what the products multiply; they are
     independent, so that sums over tokens do not add to their relative size. A decay is a difference
     of logarithms of up to `log_decay`, whose rounding in float32 is the decay's relative error. All
-    decays that span a step share it: where terms of both signs that go through decays are summed over
-    all tokens, as for A and dt_bias, it adds up, while the sum grows with the root of their number.
+    decays that span a step share it: where terms of both signs that go through decays are summed
+    over all tokens, as for A and dt_bias, it adds up, while the sum of the terms grows with the
+    root of their number alone.
     """
     tokens = exact["y"].shape[0] * exact["y"].shape[1]
     for name, expected in exact.items():

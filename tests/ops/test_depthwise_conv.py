@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,6 +137,14 @@ def test_compiles_without_graph_breaks(implementation):
     actual = torch.autograd.grad(compiled(*inputs.values()), list(inputs.values()))
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("case", [Case(1, 4, 5, 3), Case(1, 6, 1, 3, repeats=2, taps=(7, 1))])
+def test_the_compiler_takes_it_on_the_cpu(case):
+    x, weight, bias = make_inputs(case).values()
+    compiled = torch.compile(partial(depthwise_conv, activation="silu"), fullgraph=True)
+    expected = depthwise_conv(x, weight, bias, activation="silu")
+    torch.testing.assert_close(compiled(x, weight, bias), expected)
 
 
 def test_flops_are_those_of_a_depthwise_convolution():

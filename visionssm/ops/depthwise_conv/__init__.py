@@ -80,8 +80,11 @@ def _by_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, top: int, le
     if (2 * top, 2 * left) != (kh - 1, kw - 1):
         x = F.pad(x, (left, kw - 1 - left, top, kh - 1 - top))
         padding = (0, 0)
-    weight = weight.to(x.dtype).unflatten(0, (m // d, d)).transpose(0, 1).flatten(0, 1)
-    if bias is not None:
-        bias = bias.to(x.dtype).unflatten(0, (m // d, d)).t().flatten()
-    y = F.conv2d(x, weight, bias, padding=padding, groups=d).permute(0, 2, 3, 1)
-    return y if m == d else y.unflatten(-1, (d, m // d)).transpose(-1, -2).flatten(-2)
+    weight = weight.to(x.dtype)
+    bias = None if bias is None else bias.to(x.dtype)
+    if m == d:
+        return F.conv2d(x, weight, bias, padding=padding, groups=d).permute(0, 2, 3, 1)
+    weight = weight.unflatten(0, (m // d, d)).transpose(0, 1).flatten(0, 1)
+    y = F.conv2d(x, weight, padding=padding, groups=d).permute(0, 2, 3, 1)
+    y = y.unflatten(-1, (d, m // d)).transpose(-1, -2).flatten(-2)
+    return y if bias is None else y + bias
