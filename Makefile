@@ -50,9 +50,11 @@ demo-seg: openmmlab data/demo
 
 # The interpreted kernels take CPU tensors, so the CPU suite must not see a GPU. A process a core,
 # each with one thread; a file's tests stay together, for they share what was trained or compiled.
+# Files keep their order: by number of tests, the few long ones would come last, on one core.
 test: install
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
