@@ -61,7 +61,7 @@ def _autograd(ctx, grad_y):
     x, taps, bias = ctx.saved_tensors
     top, left, silu = ctx.options
     ops = torch.ops.visionssm
-    if silu:  # its input is computed again, in less time than it takes to write and to read
+    if silu:  # its input was not kept, and is computed again
         grad_y = torch.ops.aten.silu_backward(
             grad_y, ops.depthwise_conv(x, taps, bias, top, left, False)
         )
