@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,6 @@ class DenseProblem:
 
     @cached_property
     def model(self) -> Any:
-        from mmengine.logging import MMLogger
         from mmengine.model import revert_sync_batchnorm
         from mmengine.registry import MODELS, DefaultScope
 
@@ -62,12 +61,12 @@ class DenseProblem:
         if cfg.data_preprocessor.get("size"):
             cfg.data_preprocessor.size = self.case.size
         torch.manual_seed(0)
-        MMLogger.get_current_instance().setLevel("WARNING")  # it lists every parameter
         with DefaultScope.overwrite_default_scope(self.config.default_scope):
             model = MODELS.build(cfg)
             if self.case.model != cfg.backbone.arch:
                 model.backbone = swin(self.case.model, self.case.size)
-        model.init_weights()
+        with _only_warnings():  # mmengine would list every parameter
+            model.init_weights()
         if hasattr(model, "roi_head"):
             _spread_scores(model.roi_head.bbox_head.fc_cls)
         for module in model.modules():
@@ -224,6 +223,20 @@ class TimmSwin(nn.Module):
             norm(m).permute(0, 3, 1, 2).contiguous()
             for norm, m in zip(self.norms, self.model(x), strict=True)
         )
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Hold mmengine's logger back for a while; it is the process's, so it gets its level back."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _spread_scores(classifier: nn.Linear) -> None:
