@@ -105,7 +105,7 @@ def main() -> None:
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)
     compile_call(1, 2, 256, 64, 1, segment=128, has_elapsed=True)
-    compile_call(2, 1, 197, 128, 16, segment=197, has_elapsed=True)
+    compile_call(4, 1, 197, 128, 16, segment=197, has_elapsed=True)
     compile_hsm_ssd(2, 196, 128, 49)
     compile_depthwise_conv(2, 14, 14, 128)
     compile_state_fusion(2, 14, 14, 128)

@@ -9,11 +9,15 @@ from torch import Tensor
 from ..launch import check_device, device_of, interpreting, unit_stride
 from .kernels import LN2, backward_kernel, carry_kernel, forward_kernel
 
-STEPS = 16  # of a tile
+STEPS = 16  # of a tile, and between two saved states
 CHANNELS = 32  # of a tile, at most: one a thread
+STATE_STEPS = 4  # of a tile of the forward pass with several states ...
+STATE_CHANNELS = 64  # ... and its channels, at most, ...
+STATE_VALUES = 1024  # ... of which so many states fit into the registers of a warp
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
+WIDE_PROGRAMS_PER_SM = 8  # with fewer of STATE_CHANNELS, the forward pass takes CHANNELS each
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
@@ -79,7 +83,7 @@ class _Call:
         if B.stride() != C.stride():
             B, C = B.contiguous(), C.contiguous()
         self.B, self.C = B, C
-        self.A = A.contiguous()
+        self.A = A.transpose(1, 2).contiguous()  # channels innermost, as in the states
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.routes = None if routes is None else routes.contiguous()
         self.length = l if routes is None else routes.shape[-1]
@@ -92,7 +96,7 @@ class _Call:
             self.length, b * k * self.num_blocks, u.device
         )
         self.flags = dict(
-            N=self.sizes[4], T=STEPS, BD=self.channels,
+            N=self.sizes[4],
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
             HAS_BIAS=delta_bias is not None, HAS_ELAPSED=elapsed is not None,
             SOFTPLUS=delta_softplus, num_warps=1,
@@ -107,10 +111,24 @@ class _Call:
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        b, k, *_ = self.sizes
-        return b * k * self.num_blocks, self.num_segments
+    def forward_tile(self) -> dict[str, int]:
+        """Sizes of a tile of the forward pass, which has one state in registers, or all of them."""
+        b, k, _, d, n = self.sizes
+        if n == 1:
+            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
+        states = triton.next_power_of_2(n)
+        channels, blocks = self.channels, triton.cdiv(d, STATE_CHANNELS)
+        programs = b * k * blocks * self.num_segments
+        enough = programs >= WIDE_PROGRAMS_PER_SM * _multiprocessors(self.u.device)
+        if enough and 2 * blocks == self.num_blocks:  # no half of them idle
+            channels = STATE_CHANNELS
+        channels = min(channels, STATE_VALUES // states)
+        return {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+
+    def grid(self, channels: int) -> tuple[int, int]:
+        """Programs, each of so many channels of one segment."""
+        b, k, _, d, _ = self.sizes
+        return b * k * triton.cdiv(d, channels), self.num_segments
 
     def new_tokens(self, width: int, dtype: torch.dtype) -> Tensor:
         """(b, k, l, width); zeros where some tokens may never be visited."""
@@ -124,16 +142,16 @@ class _Call:
 
     def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
         """Scan all segments from `carry`, which receives their last states."""
-        b, k, l, d, _ = self.sizes
-        forward_kernel[self.grid](
+        b, k, l, d, n = self.sizes
+        tile = self.forward_tile()
+        forward_kernel[self.grid(tile["BD"])](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
             *_strides(self.B), self._route_stride(),
             k, l, d, self.length, self.segment,
-            STORE_Y=y is not None,
-            STORE_STATES=states is not None,
-            STORE_SUM_E=sum_e is not None, **self.row_flags(self.u, self.delta), **self.flags,
+            STORE_Y=y is not None, STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
+            **tile, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
@@ -193,14 +211,14 @@ class _Call:
         b, k, l, d, n = self.sizes
         gdelta = _or(gdelta, carry)
         outputs = (gu, gdelta, gA, gB, gC, gD, gbias)
-        backward_kernel[self.grid](
+        backward_kernel[self.grid(self.channels)](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *(_or(t, carry) for t in outputs),
             self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *self._elapsed_strides(), *_strides(self.B), self._route_stride(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
-            k, l, d, self.length, self.segment, SUMMARY=SUMMARY,
+            k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
@@ -241,13 +259,19 @@ def _split_length(length: int, programs: int, device: torch.device) -> tuple[int
     """Number of segments, and steps of each (whole tiles), that fill the device."""
     if device.type != "cuda":
         return 1, length
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    if programs >= PROGRAMS_PER_SM * multiprocessors:
+    if programs >= PROGRAMS_PER_SM * _multiprocessors(device):
         return 1, length
-    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * multiprocessors, programs)
+    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), programs)
     segment = max(MIN_SEGMENT, triton.cdiv(length, wanted))
     segment = triton.cdiv(segment, STEPS) * STEPS
     return triton.cdiv(length, segment), segment
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; the interpreter is one."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _token_strides(x: Tensor) -> tuple[int, int, int]:

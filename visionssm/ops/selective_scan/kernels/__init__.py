@@ -1,0 +1,49 @@
+"""Selective scan in Triton: forward, backward, routes read inside the kernels.
+
+One program, a single warp, owns some channels of one (batch, route) pair and walks a segment of the
+route in tiles of steps, gathering token rows by the route.
+
+    forward, for each state index n, over the steps t of a tile:
+        a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
+
+    backward, steps in reverse, with w_t = C_tn gy_t and r_t = a_t g_t (what step t-1 receives):
+        r_t = a_t (r_(t+1) + w_t),  g_t = w_t + r_(t+1)
+        gC_tn = sum_d gy_t h_t      gB_tn = sum_d g_t dt_t u_t
+        gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t
+        gA_n += e_t r_t h_(t-1)     ge_t += A_n r_t h_(t-1)
+        gdelta_t = (gdt_t + (ge_t where e_t is dt_t)) sigmoid(delta_t + bias)
+
+The elapsed time e_t is the step size dt_t unless the caller gives it, and in padding steps always.
+Times are kept times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
+
+A thread owns channels, never shares one: what is recurrent stays in its registers, without exchange
+between threads. The alignment hint in `channel_offsets` is what makes the compiler choose that
+layout. What the registers hold depends on the pass:
+
+- Forward with one state: all 16 steps of a tile, scanned by serial multiply-adds.
+- Forward with several: all states of a channel, which take four steps a tile. They never leave the
+  registers; only outputs, and for the backward pass every sixteenth step's states, are written.
+- Backward: all 16 steps of a tile, one state index after the other, for it needs the h_t of a tile
+  from its first step and the r_t from its last. Both scans also yield the value one step earlier
+  (h_(t-1), r_(t+1)), see `scan_steps`.
+
+What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
+issues the loads of the next tile before it computes this one. The backward pass does not: it gains
+nothing there, for the registers that it takes. gB and gC are sums over channels of 32 values a
+tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
+
+When batch x routes x channels cannot fill the device, the length is split into segments: a first
+pass computes each segment's end from a zero state and its total time, `carry_kernel` carries the
+ends across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
+The backward pass does the same with r from the other end.
+
+Sums over channel blocks, batch and segments go through partial buffers and a reduction in a fixed
+order: no atomics, the same bits every run. All arithmetic is float32.
+"""
+
+from .backward import backward_kernel
+from .carry import carry_kernel
+from .forward import forward_kernel
+from .tile import LN2
+
+__all__ = ["LN2", "backward_kernel", "carry_kernel", "forward_kernel"]

@@ -1,0 +1,240 @@
+"""The backward pass, and the sums over channels that it needs."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .tile import (
+    LN2,
+    LOG2E,
+    channel_offsets,
+    elapsed_times,
+    load_projections,
+    load_rows,
+    load_tokens,
+    scale_projections,
+    scan_steps,
+    step_sizes,
+)
+
+
+@triton.jit
+def _flip_steps(x):
+    """Turn the steps round, (T, channels): one thread's registers, so this moves no data."""
+    return tl.trans(tl.flip(tl.trans(x), 1))
+
+
+@triton.jit
+def _exchange(x, y, M: tl.constexpr):
+    """Of lanes that differ in bit M the lower one gets the sum of both in x, the other in y."""
+    lane = tl.arange(0, x.shape[1])[None, :]
+    upper = (lane & M) != 0
+    kept = tl.where(upper, y, x)
+    sent = tl.where(upper, x, y)
+    return kept + _swap_lanes(sent, M)
+
+
+@triton.jit
+def _swap_lanes(x, M: tl.constexpr):
+    """Exchange the columns of x that differ in bit M of their index."""
+    L: tl.constexpr = x.shape[1]
+    pairs = tl.reshape(x.to(tl.int32, bitcast=True), [x.shape[0], L // (2 * M), 2, M])
+    swapped = tl.xor_sum(pairs, 2)[:, :, None, :] ^ pairs  # a ^ b ^ a = b: one shuffle
+    return tl.reshape(swapped, [x.shape[0], L]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _split_rows(x):
+    """The upper and the lower half of the rows of x."""
+    half: tl.constexpr = x.shape[0] // 2
+    return tl.split(tl.permute(tl.reshape(x, [2, half, x.shape[1]]), (1, 2, 0)))
+
+
+@triton.jit
+def _sum_channels(x, y):
+    """Sum x and y (T, channels) over the channels, each lane ending with some of the 2 T sums.
+
+    A butterfly that halves the values at every exchange, instead of repeating all sums in all
+    lanes. Returns (2 T / channels, channels): see `_sum_steps` for what is where.
+    """
+    M: tl.constexpr = x.shape[1] // 2
+    x = _exchange(x, y, M)
+    for i in tl.static_range(1, 5):
+        if M >> i > 0:
+            upper, lower = _split_rows(x)
+            x = _exchange(upper, lower, M >> i)
+    return x
+
+
+@triton.jit
+def _sum_steps(T: tl.constexpr, BD: tl.constexpr):
+    """Step within the tile of each result of `_sum_channels`, and whether it is of y."""
+    R: tl.constexpr = 2 * T // BD
+    lane = tl.arange(0, BD)[None, :]
+    return lane % (BD // 2) * R + tl.arange(0, R)[:, None], lane >= BD // 2
+
+
+@triton.jit(do_not_specialize=["k", "l"])  # neither alignment nor masks depend on them
+def backward_kernel(
+    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_states, p_carry,
+    p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_gelapsed, p_sum_e2,
+    stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
+    stride_db, stride_dk, stride_dl, stride_eb, stride_ek, stride_el,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
+    stride_gB, stride_gdb, stride_gdk, stride_gdl,
+    k, l, d, length, segment,
+    N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
+    SUMMARY: tl.constexpr,
+):  # fmt: skip
+    """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
+
+    With SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
+    """
+    num_d = tl.cdiv(d, BD)
+    i_d = tl.program_id(0) % num_d
+    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
+    i_b, i_k = i_bk // k, i_bk % k
+    i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
+    begin = i_seg * segment
+    end = tl.minimum(begin + segment, length)
+    num_tiles = tl.cdiv(end - begin, T)
+    if DENSE:
+        stride_ul, stride_dl, stride_el, stride_gl = d, d, d, d
+
+    p_gy += i_b * stride_gb + i_k * stride_gk
+    p_u += i_b * stride_ub + i_k * stride_uk
+    p_delta += i_b * stride_db + i_k * stride_dk
+    if HAS_ELAPSED:
+        p_elapsed += i_b * stride_eb + i_k * stride_ek
+    p_B += i_b * stride_Bb + i_k * stride_Bk
+    p_C += i_b * stride_Bb + i_k * stride_Bk
+    p_routes += i_b * stride_rb + i_k * length
+    p_states += (i_bk * tl.cdiv(length, T) + begin // T + num_tiles - 1) * N * d
+    p_carry += (i_bk * num_seg + i_seg) * N * d
+    p_gA += (i_bk * num_seg + i_seg) * N * d
+    p_gu += i_bk * l * d
+    if HAS_ELAPSED:
+        p_gelapsed += i_bk * l * d
+    p_gdelta += i_b * stride_gdb + i_k * stride_gdk
+    p_gB += i_d * stride_gB + i_bk * l * N
+    p_gC += i_d * stride_gB + i_bk * l * N
+
+    o_d = channel_offsets(i_d, BD)
+    m_d = o_d < d
+    bias = tl.zeros([BD], tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(p_bias + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32) * LOG2E
+    skip = tl.zeros([BD], tl.float32)
+    if HAS_D:
+        skip = tl.load(p_D + i_k * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    p_A += i_k * N * d + o_d
+    gD = tl.zeros([BD], tl.float32)
+    gbias = tl.zeros([BD], tl.float32)
+    A_n = tl.load(p_A, mask=m_d, other=0.0).to(tl.float32)
+    r_in = tl.load(p_carry + o_d, mask=m_d, other=0.0)
+    gA_n = tl.zeros([BD], tl.float32)
+
+    MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
+    EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
+    # Where only steps past the end are masked, minus infinity gives them a step size of zero.
+    none: tl.constexpr = 0.0 if MASKED else float("-inf")
+    o_t = tl.arange(0, T)
+    o_sum, is_C = _sum_steps(T, BD)
+    sum_e2 = tl.zeros([BD], tl.float32)
+    i_s = begin + (num_tiles - 1) * T
+    token, m_token = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    for _ in range(num_tiles):
+        row, m_row = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none).to(tl.float32)
+        gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0).to(tl.float32)
+        if HAS_ELAPSED:
+            elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
+            elapsed = elapsed.to(tl.float32)
+        if not SUMMARY:
+            u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
+            h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
+        BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
+        token_1, m_token_1 = load_tokens(
+            p_routes, i_s - T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
+        dt2, slope = step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        e2 = dt2
+        if HAS_ELAPSED:
+            e2, is_dt = elapsed_times(elapsed, dt2)
+        if SUMMARY:
+            sum_e2 += tl.sum(e2, 0)
+        if not SUMMARY:
+            token_sum, m_sum = load_tokens(
+                p_routes, i_s + o_sum, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            )
+            p_gBC = tl.where(is_C, p_gC, p_gB) + token_sum * N
+            du = dt2 * u
+            gdu = tl.zeros([T, BD], tl.float32)  # <g, B>
+            ge = tl.zeros([T, BD], tl.float32)
+        for n in range(N):
+            Bn, Cn = tl.split(BC)
+            more = n < N - 1
+            if N > 1:  # loaded well before it is needed, as in the forward pass
+                n_1 = tl.where(more, n + 1, 0)
+                A_1 = tl.load(p_A + n_1 * d, mask=m_d, other=0.0).to(tl.float32)
+                r_1 = tl.load(p_carry + n_1 * d + o_d, mask=m_d, other=0.0)
+                if not SUMMARY:
+                    gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
+            o_B = token * stride_Bl + (n + 1) * stride_Bn
+            BC_1 = load_projections(p_B, p_C, o_B, m_token & more, 0, 1, 1)
+            w = gy * Cn[:, None]
+            a = tl.exp2(e2 * A_n[None, :])
+            r, r_next, r_out = scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, T)
+            r_in = r_out
+            if N > 1:
+                tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
+                r_in = r_1
+            if not SUMMARY:
+                r, r_next = _flip_steps(r), _flip_steps(r_next)
+                h, h_prev, h_end = scan_steps(a, du * Bn[:, None], h0, T)
+                h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
+                g = w + r_next
+                gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
+                tl.store(p_gBC + n, gBC, mask=m_sum)
+                gdu += g * Bn[:, None]
+                ga = r * h_prev  # gradient of e A_n
+                ge += ga * A_n[None, :]
+                gA_n += tl.sum(ga * e2, 0)
+                if N > 1:
+                    tl.store(p_gA + n * d + o_d, gA_n, mask=m_d)
+            if N > 1:
+                A_n = A_1
+            BC = scale_projections(BC_1)
+        p_states -= N * d
+        if N > 1:
+            tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
+        if not SUMMARY:
+            gdt = ge
+            if HAS_ELAPSED:
+                gdt = tl.where(is_dt, ge, 0.0)
+            gdt = (gdt + u * LOG2E * gdu) * slope
+            gD += tl.sum(gy * u, 0)
+            gbias += tl.sum(gdt, 0)
+            row, m_row = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+            mask = m_row[:, None] & m_d[None, :]
+            gu = dt2 * gdu + skip[None, :] * gy
+            tl.store(p_gu + (row[:, None] * d + o_d[None, :]), gu, mask=mask)
+            tl.store(p_gdelta + (row[:, None] * stride_gdl + o_d[None, :]), gdt, mask=mask)
+            if HAS_ELAPSED:
+                tl.store(p_gelapsed + (row[:, None] * d + o_d[None, :]), ge, mask=mask)
+        token, m_token = token_1, m_token_1
+        i_s -= T
+
+    if N == 1:
+        tl.store(p_carry + o_d, r_in, mask=m_d)
+        if not SUMMARY:
+            tl.store(p_gA + o_d, gA_n, mask=m_d)
+    o_segment = (i_bk * num_seg + i_seg) * d + o_d
+    if SUMMARY:
+        tl.store(p_sum_e2 + o_segment, sum_e2, mask=m_d)
+    else:
+        tl.store(p_gD + o_segment, gD, mask=m_d)
+        tl.store(p_gbias + o_segment, gbias, mask=m_d)

@@ -1,0 +1,135 @@
+"""What the kernels share: loading a tile of steps, step sizes, the scan along time."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
+    """Compose h -> a h + x of two runs of steps; (p, e) is the same map without its last step.
+
+    A single step has (p, e) = (1, -0): with constants the compiler drops their arithmetic, and
+    adding -0 changes no value.
+    """
+    return a2 * a1, a2 * x1 + x2, p2 * a1, p2 * x1 + e2
+
+
+@triton.jit
+def scan_steps(a, x, start, T: tl.constexpr):
+    """h_t = a_t h_(t-1) + x_t over the steps of a tile, a and x (T, channels).
+
+    Returns:
+        all h_t, all h_(t-1), and the state after the last step (channels).
+    """
+    step = tl.arange(0, T)[:, None]
+    x = tl.where(step == 0, a * start[None, :] + x, x)
+    before = tl.where(step == 0, start[None, :], -0.0)
+    one = tl.full(x.shape, 1.0, tl.float32)
+    decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
+    return h, h_prev, tl.sum(tl.where(step == T - 1, h, 0.0), 0)
+
+
+@triton.jit
+def channel_offsets(i_d, BD: tl.constexpr):
+    """Channels of the program. Claiming no more alignment than a thread's share keeps it there."""
+    return tl.multiple_of(i_d * BD + tl.arange(0, BD), (BD + 31) // 32)
+
+
+@triton.jit
+def softplus(x, EXACT: tl.constexpr):
+    """max(x, 0) + log2(1 + e) with e = exp2(-|x|), and its derivative, a sigmoid.
+
+    log2(1 + e) / e on [0, 1] is a polynomial, minimax in relative error: no logarithm, no special
+    cases. 2e-7 in float32 for every x if EXACT, else 1.4e-6, below the rounding of 16-bit inputs.
+    """
+    e = tl.exp2(-tl.abs(x))
+    if EXACT:
+        p = 0.007549182046204805 * e - 0.04256706312298775
+        p = p * e + 0.1128561943769455
+        p = p * e - 0.19711896777153015
+        p = p * e + 0.27564141154289246
+        p = p * e - 0.35840848088264465
+        p = p * e + 0.48069295287132263
+        p = p * e - 0.7213401794433594
+        p = p * e + 1.4426950216293335
+    else:
+        p = 0.020401185378432274 * e - 0.09579754620790482
+        p = p * e + 0.2152845412492752
+        p = p * e - 0.339089035987854
+        p = p * e + 0.4776683747768402
+        p = p * e - 0.7211594581604004
+        p = p * e + 1.4426932334899902
+    return tl.maximum(x, 0.0) + e * p, tl.exp2(tl.minimum(x, 0.0) - e * p)
+
+
+@triton.jit
+def load_tokens(
+    p_routes, o_s, begin, end, l,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Tokens of the steps o_s, and whether the segment has the step and the step a token."""
+    m_token = (o_s >= begin) & (o_s < end)
+    token = o_s
+    if HAS_ROUTES:
+        token = tl.load(p_routes + o_s, mask=m_token, other=-1)
+        if not COMPLETE:
+            m_token = (token >= 0) & (token < l)
+    return token.to(tl.int64 if WIDE else tl.int32), m_token
+
+
+@triton.jit
+def load_rows(p, token, m_token, o_d, m_d, stride, none):
+    """(T, channels) of the tokens, `none` where there is no token."""
+    return tl.load(
+        p + (token[:, None] * stride + o_d[None, :]),
+        mask=m_token[:, None] & m_d[None, :],
+        other=none,
+    )
+
+
+@triton.jit
+def load_projections(p_B, p_C, o_token, m_token, stride_n, N: tl.constexpr, NP: tl.constexpr):
+    """B and C of N state indices for a tile's tokens, (T, 2 NP), in turns; zeros from N to NP.
+
+    One load, whose values the threads then share: by two loads every thread would make them all.
+    """
+    o = tl.arange(0, 2 * NP)
+    p = tl.where(o % 2 == 0, p_B, p_C) + o // 2 * stride_n
+    mask = m_token[:, None] & (o // 2 < N)[None, :]
+    return tl.load(p[None, :] + o_token[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def scale_projections(BC):
+    """float32, and B times ln(2), for step sizes are times log2(e)."""
+    is_B = tl.arange(0, BC.shape[1]) % 2 == 0
+    return BC.to(tl.float32) * tl.where(is_B, LN2, 1.0)[None, :]
+
+
+@triton.jit
+def step_sizes(
+    delta, bias2, i_s, end,
+    MASKED: tl.constexpr, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Step size times log2(e), zero where the step does not exist, and its derivative by delta."""
+    dt2 = delta * LOG2E + bias2[None, :]
+    slope = tl.full(dt2.shape, 1.0, tl.float32)
+    if SOFTPLUS:
+        dt2, slope = softplus(dt2, EXACT)
+    if MASKED:
+        exists = (i_s + tl.arange(0, T) < end)[:, None]
+        dt2 = tl.where(exists, dt2, 0.0)
+        slope = tl.where(exists, slope, 0.0)
+    return dt2, slope
+
+
+@triton.jit
+def elapsed_times(elapsed, dt2):
+    """Elapsed times times log2(e): step sizes where -inf says there is no token; and where."""
+    is_dt = elapsed == float("-inf")
+    return tl.where(is_dt, dt2, elapsed * LOG2E), is_dt
