@@ -12,9 +12,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is decorated
-    from tests.interpreter import speed_up_scans
+    from tests.interpreter import speed_up
 
-    speed_up_scans()
+    speed_up()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
