@@ -137,19 +137,16 @@ def backward_kernel(
     r_in = tl.load(p_carry + o_d, mask=m_d, other=0.0)
     gA_n = tl.zeros([BD], tl.float32)
 
-    MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
-    # Where only steps past the end are masked, minus infinity gives them a step size of zero.
-    none: tl.constexpr = 0.0 if MASKED else float("-inf")
     o_t = tl.arange(0, T)
     o_sum, is_C = _sum_steps(T, BD)
     sum_e2 = tl.zeros([BD], tl.float32)
     i_s = begin + (num_tiles - 1) * T
-    token, m_token = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
     for _ in range(num_tiles):
-        row, m_row = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none).to(tl.float32)
-        gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0).to(tl.float32)
+        row, m_row = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
+        gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0)
         if HAS_ELAPSED:
             elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
             elapsed = elapsed.to(tl.float32)
@@ -158,18 +155,21 @@ def backward_kernel(
             h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
         BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
         token_1, m_token_1 = load_tokens(
-            p_routes, i_s - T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            p_routes, tl.maximum(i_s - T, begin) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
-        dt2, slope = step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        exists = (o_t < end - i_s)[:, None]
+        dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
+        gy = tl.where(exists, gy.to(tl.float32), 0.0)
         e2 = dt2
         if HAS_ELAPSED:
-            e2, is_dt = elapsed_times(elapsed, dt2)
+            e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if SUMMARY:
             sum_e2 += tl.sum(e2, 0)
         if not SUMMARY:
             token_sum, m_sum = load_tokens(
-                p_routes, i_s + o_sum, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+                p_routes, i_s + o_sum, end, l, HAS_ROUTES, COMPLETE, WIDE
             )
+            m_sum = m_sum & (i_s + o_sum < end)
             p_gBC = tl.where(is_C, p_gC, p_gB) + token_sum * N
             du = dt2 * u
             gdu = tl.zeros([T, BD], tl.float32)  # <g, B>
@@ -218,8 +218,9 @@ def backward_kernel(
             gdt = (gdt + u * LOG2E * gdu) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)
-            row, m_row = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
-            mask = m_row[:, None] & m_d[None, :]
+            row, m_row = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+            # Written so that the compiler does not keep the predicates of `exists` until here.
+            mask = (m_row & (i_s + o_t < end))[:, None] & m_d[None, :]
             gu = dt2 * gdu + skip[None, :] * gy
             tl.store(p_gu + (row[:, None] * d + o_d[None, :]), gu, mask=mask)
             tl.store(p_gdelta + (row[:, None] * stride_gdl + o_d[None, :]), gdt, mask=mask)

@@ -109,40 +109,36 @@ def forward_kernel(
     state = tl.load(p_carry + o_nd, mask=m_nd, other=0.0)
     sum_e2 = tl.zeros([BD], tl.float32)
 
-    MASKED: tl.constexpr = not SOFTPLUS or (HAS_ROUTES and not COMPLETE)
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
-    # Where only steps past the end are masked, minus infinity gives them a step size of zero.
-    none: tl.constexpr = 0.0 if MASKED else float("-inf")
     o_t = tl.arange(0, T)
-    token, m_token = load_tokens(p_routes, begin + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
-    delta = load_rows(p_delta, token, m_token, o_d, m_d, stride_dl, none).to(tl.float32)
+    token, m_token = load_tokens(p_routes, begin + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    delta = load_rows(p_delta, token, m_token, o_d, m_d, stride_dl, 0.0).to(tl.float32)
     u = load_rows(p_u, token, m_token, o_d, m_d, stride_ul, 0.0).to(tl.float32)
     if HAS_ELAPSED:
         elapsed = load_rows(p_elapsed, token, m_token, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
-    token_1, m_token_1 = load_tokens(
-        p_routes, begin + T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
-    )
+    token_1, m_token_1 = load_tokens(p_routes, begin + T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
     for i_s in range(begin, end, T):
-        row, m_row = load_tokens(p_routes, i_s + T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, none)
+        row, m_row = load_tokens(p_routes, i_s + T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         token_2, m_token_2 = load_tokens(
-            p_routes, i_s + 2 * T + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE
+            p_routes, i_s + 2 * T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
         if STORE_STATES:
             if T == TS or i_s % TS == 0:
                 tl.store(p_states + o_nd, state, mask=m_nd)
                 p_states += N * d
-        dt2, slope = step_sizes(delta, bias, i_s, end, MASKED, SOFTPLUS, EXACT, T)
+        exists = (o_t < end - i_s)[:, None]
+        dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
         e2 = dt2
         if HAS_ELAPSED:
-            e2, is_dt = elapsed_times(elapsed, dt2)
+            e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if STORE_SUM_E:
             sum_e2 += tl.sum(e2, 0)
         if N == 1:
@@ -152,7 +148,7 @@ def forward_kernel(
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
-            row, m_row = load_tokens(p_routes, i_s + o_t, begin, end, l, HAS_ROUTES, COMPLETE, WIDE)
+            row, m_row = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
             mask = m_row[:, None] & m_d[None, :]
             tl.store(p_y + (row[:, None] * d + o_d[None, :]), y, mask=mask)
         BC = scale_projections(BC_1)

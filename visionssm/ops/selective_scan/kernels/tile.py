@@ -69,16 +69,23 @@ def softplus(x, EXACT: tl.constexpr):
 
 @triton.jit
 def load_tokens(
-    p_routes, o_s, begin, end, l,
+    p_routes, o_s, end, l,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Tokens of the steps o_s, and whether the segment has the step and the step a token."""
-    m_token = (o_s >= begin) & (o_s < end)
-    token = o_s
-    if HAS_ROUTES:
-        token = tl.load(p_routes + o_s, mask=m_token, other=-1)
-        if not COMPLETE:
-            m_token = (token >= 0) & (token < l)
+    """Tokens of the steps o_s, and whether they have one: padding steps have none.
+
+    Without padding, steps from `end` on have the last step's token: loads then need no masks, and a
+    thread has registers for a few predicates only. Their step size is zero, so the state stays and
+    the output is the last step's again.
+    """
+    if HAS_ROUTES and not COMPLETE:
+        token = tl.load(p_routes + o_s, mask=o_s < end, other=-1)
+        m_token = (token >= 0) & (token < l)
+    else:
+        token = tl.minimum(o_s, end - 1)
+        m_token = tl.full(o_s.shape, True, tl.int1)
+        if HAS_ROUTES:
+            token = tl.load(p_routes + token)
     return token.to(tl.int64 if WIDE else tl.int32), m_token
 
 
@@ -112,24 +119,16 @@ def scale_projections(BC):
 
 
 @triton.jit
-def step_sizes(
-    delta, bias2, i_s, end,
-    MASKED: tl.constexpr, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
+def step_sizes(delta, bias2, exists, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr):
     """Step size times log2(e), zero where the step does not exist, and its derivative by delta."""
-    dt2 = delta * LOG2E + bias2[None, :]
-    slope = tl.full(dt2.shape, 1.0, tl.float32)
-    if SOFTPLUS:
-        dt2, slope = softplus(dt2, EXACT)
-    if MASKED:
-        exists = (i_s + tl.arange(0, T) < end)[:, None]
-        dt2 = tl.where(exists, dt2, 0.0)
-        slope = tl.where(exists, slope, 0.0)
-    return dt2, slope
+    if SOFTPLUS:  # of minus infinity both are zero
+        return softplus(tl.where(exists, delta * LOG2E + bias2[None, :], float("-inf")), EXACT)
+    slope = tl.where(exists, tl.full(delta.shape, 1.0, tl.float32), 0.0)
+    return slope * (delta * LOG2E + bias2[None, :]), slope
 
 
 @triton.jit
-def elapsed_times(elapsed, dt2):
+def elapsed_times(elapsed, dt2, exists):
     """Elapsed times times log2(e): step sizes where -inf says there is no token; and where."""
-    is_dt = elapsed == float("-inf")
+    is_dt = (elapsed == float("-inf")) | ~exists
     return tl.where(is_dt, dt2, elapsed * LOG2E), is_dt
