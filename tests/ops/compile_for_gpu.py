@@ -85,15 +85,16 @@ def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
         depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding)
 
 
-def compile_state_fusion(b: int, h: int, w: int, d: int) -> None:
-    """Compile what a call of this size launches."""
+def compile_state_fusion(b: int, h: int, w: int, widths: tuple[int, ...]) -> None:
+    """Compile what calls of these sizes launch."""
     for name in ("kernel", "input_grad_kernel", "weight_grad_kernel"):
         kernel = getattr(state_fusion_impl, f"_state_fusion_{name}")
         setattr(state_fusion_impl, f"_state_fusion_{name}", CompileOnly(kernel))
     state_fusion_impl.check_device = lambda name, x: None
-    x, weight = torch.zeros(b, h, w, d).bfloat16(), torch.zeros(3, 3, 3, d)
-    y = state_fusion_impl.state_fusion_forward(x, weight)
-    state_fusion_impl.state_fusion_backward(y, x, weight)
+    for d in widths:
+        x, weight = torch.zeros(b, h, w, d).bfloat16(), torch.zeros(3, 3, 3, d)
+        y = state_fusion_impl.state_fusion_forward(x, weight)
+        state_fusion_impl.state_fusion_backward(y, x, weight)
 
 
 def main() -> None:
@@ -108,7 +109,7 @@ def main() -> None:
     compile_call(4, 1, 197, 128, 16, segment=197, has_elapsed=True)
     compile_hsm_ssd(2, 196, 128, 49)
     compile_depthwise_conv(2, 14, 14, 128)
-    compile_state_fusion(2, 14, 14, 128)
+    compile_state_fusion(2, 14, 14, (96, 128))
 
 
 if __name__ == "__main__":

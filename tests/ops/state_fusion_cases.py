@@ -11,7 +11,7 @@ from visionssm.ops import state_fusion
 
 # Maps smaller than the reach of the taps, of one row or column, and larger; one and two blocks of
 # channels, one and several tiles of tokens.
-SHAPES = [(1, 1, 1, 1), (2, 1, 7, 3), (1, 8, 1, 2), (1, 1, 2, 65), (2, 7, 5, 4)]
+SHAPES = [(1, 1, 1, 1), (2, 1, 7, 3), (1, 8, 1, 2), (1, 1, 2, 65), (2, 7, 5, 4), (1, 2, 3, 96)]
 
 
 def make_inputs(b, h, w, d, *, dtype=torch.float32, device="cpu", seed=0) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from tests.ops.state_fusion_cases import (
 )
 from visionssm.ops import state_fusion
 
+triton_impl = importlib.import_module("visionssm.ops.state_fusion.triton_impl")
 every_implementation = pytest.mark.parametrize("implementation", ["torch", "triton"])
 
 
@@ -45,6 +48,14 @@ def test_equals_reference(implementation, shape):
     inputs = make_inputs(*shape)
     exact = outputs_and_gradients(to_double(inputs), "reference")
     assert_results_close(outputs_and_gradients(inputs, implementation), exact)
+
+
+@pytest.mark.parametrize("programs", [1, 2])
+def test_rows_in_one_run_or_two(programs, monkeypatch):
+    monkeypatch.setattr(triton_impl, "SUM_PROGRAMS", programs)
+    inputs = make_inputs(2, 7, 5, 4)  # 14 rows: several at once, several times, and a rest
+    exact = outputs_and_gradients(to_double(inputs), "reference")
+    assert_results_close(outputs_and_gradients(inputs, "triton"), exact)
 
 
 @every_implementation

@@ -14,7 +14,7 @@ state in the first row is read through dr = -e by the tokens of rows 0 to e, and
 other sides. gx is gathered by a launch for inner tokens and one for border tokens, in whose eight
 regions (corners and edges, over all images) every token has as many readers through a tap.
 
-gw goes through partial sums over runs of tokens and a reduction in a fixed order: no atomics, the
+gw goes through partial sums over runs of rows and a reduction in a fixed order: no atomics, the
 same bits every run. All arithmetic is float32.
 """
 
@@ -28,8 +28,8 @@ from torch import Tensor
 from ..launch import check_device, device_of
 
 TOKENS, WARPS = 32, 2  # of a tile
-SUM_WARPS, WARP_STEPS = 4, 4  # where a program sums over tokens, and tokens a warp takes at once
-MAX_RUNS, MIN_RUN = 128, 256  # of tokens whose products one program sums up
+SUM_WARPS, COLUMNS = 4, 4  # where a program sums over tokens: rows at once, and columns of each
+SUM_PROGRAMS = 512  # for each dilation, at most: rows are cut into as many runs as that allows
 MAX_INT32_OFFSET = 2**31 - 1
 
 
@@ -62,7 +62,7 @@ def _tap(p_w, i: tl.constexpr, a: tl.constexpr, c: tl.constexpr, d, o_d):
 
 
 # No alignment depends on these, and none is a constant where it is 1: one kernel serves all maps.
-_SIZES = ["num_tokens", "images", "run", "height", "width"]
+_SIZES = ["num_tokens", "num_rows", "images", "run", "height", "width"]
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -165,49 +165,79 @@ def _state_fusion_input_grad_kernel(
     tl.store(p_gx + state[:, None] * d + o_d[None, :], gx)
 
 
+@triton.jit
+def _add_products(left, centre, right, gy, p_row, o_left, o_centre, o_right):
+    """Add gy x, summed over a tile's columns, for the three taps in a row of x."""
+    x = tl.load(p_row[:, :, None] + o_left)
+    left += tl.sum(gy * x.to(tl.float32), 1)
+    x = tl.load(p_row[:, :, None] + o_centre)
+    centre += tl.sum(gy * x.to(tl.float32), 1)
+    x = tl.load(p_row[:, :, None] + o_right)
+    right += tl.sum(gy * x.to(tl.float32), 1)
+    return left, centre, right
+
+
+@triton.jit
+def _store_sums(p, left, centre, right, d):
+    tl.store(p, tl.sum(left, 0))
+    tl.store(p + d, tl.sum(centre, 0))
+    tl.store(p + 2 * d, tl.sum(right, 0))
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def _state_fusion_weight_grad_kernel(
-    p_gy, p_x, p_partial, num_tokens, run, height, width, d,
+    p_gy, p_x, p_partial, num_rows, run, height, width, d,
     W: tl.constexpr, T: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Sums over a run of tokens of gy x, for the three taps of a row of one dilation.
+    """Sums over a run of rows of gy x, for the nine taps of one dilation.
 
-    Threads lie along the channels, so that a warp sums its T tokens without exchange between them.
+    A warp walks a row, T columns at a time, its threads along the channels: what it adds up never
+    leaves a thread, and where a row lies is found out once.
     """
     num_d = tl.cdiv(d, BD)
     o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, EVEN, (BD + 31) // 32)
-    i_run, i_taps = tl.program_id(0) // num_d, tl.program_id(1)
-    dilation = 2 * (i_taps // 3) + 1
-    row_offset = (i_taps % 3 - 1) * dilation
+    i_run, i_dilation = tl.program_id(0) // num_d, tl.program_id(1)
+    dilation = 2 * i_dilation + 1
     begin = i_run * run
-    end = tl.minimum(begin + run, num_tokens)
+    end = tl.minimum(begin + run, num_rows)
 
-    left = tl.zeros([W, BD], tl.float32)
-    centre = tl.zeros([W, BD], tl.float32)
-    right = tl.zeros([W, BD], tl.float32)
-    for start in range(begin, end, W * T):
-        token = start + tl.arange(0, W)[:, None] * T + tl.arange(0, T)[None, :]
-        m_token = token < end
-        token = tl.minimum(token, end - 1).to(tl.int64 if WIDE else tl.int32)
-        cell = token % (height * width)
-        row_start = token - cell + _clamp(cell // width + row_offset, height) * width
-        column = cell % width
-        o_gy = token[:, :, None] * d + o_d[None, None, :]
-        gy = tl.load(p_gy + o_gy, mask=m_token[:, :, None], other=0.0).to(tl.float32)
-        source = row_start + _clamp(column - dilation, width)
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
-        left += tl.sum(gy * x.to(tl.float32), 1)
-        source = row_start + column
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
-        centre += tl.sum(gy * x.to(tl.float32), 1)
-        source = row_start + _clamp(column + dilation, width)
-        x = tl.load(p_x + source[:, :, None] * d + o_d[None, None, :])
-        right += tl.sum(gy * x.to(tl.float32), 1)
+    zero = tl.zeros([W, BD], tl.float32)
+    a_left, a_centre, a_right = zero, zero, zero  # of the row above
+    s_left, s_centre, s_right = zero, zero, zero  # of the same row
+    b_left, b_centre, b_right = zero, zero, zero  # of the row below
+    for start in range(begin, end, W):
+        o_row = start + tl.arange(0, W)[:, None]
+        m_row = o_row < end
+        o_row = tl.minimum(o_row, end - 1).to(tl.int64 if WIDE else tl.int32)
+        row = o_row % height
+        row_above = o_row - row + _clamp(row - dilation, height)
+        row_below = o_row - row + _clamp(row + dilation, height)
+        p_gy_row = p_gy + o_row * (width * d)
+        p_same = p_x + o_row * (width * d)
+        p_above, p_below = p_x + row_above * (width * d), p_x + row_below * (width * d)
+        for first in range(0, width, T):
+            column = first + tl.arange(0, T)[None, :]
+            m_token = m_row & (column < width)
+            column = tl.minimum(column, width - 1)
+            o_centre = column[:, :, None] * d + o_d[None, None, :]
+            o_left = _clamp(column - dilation, width)[:, :, None] * d + o_d[None, None, :]
+            o_right = _clamp(column + dilation, width)[:, :, None] * d + o_d[None, None, :]
+            gy = tl.load(p_gy_row[:, :, None] + o_centre, mask=m_token[:, :, None], other=0.0)
+            gy = gy.to(tl.float32)
+            a_left, a_centre, a_right = _add_products(
+                a_left, a_centre, a_right, gy, p_above, o_left, o_centre, o_right
+            )
+            s_left, s_centre, s_right = _add_products(
+                s_left, s_centre, s_right, gy, p_same, o_left, o_centre, o_right
+            )
+            b_left, b_centre, b_right = _add_products(
+                b_left, b_centre, b_right, gy, p_below, o_left, o_centre, o_right
+            )
 
-    p_partial += (i_run * 27 + i_taps * 3) * d + o_d
-    tl.store(p_partial, tl.sum(left, 0))
-    tl.store(p_partial + d, tl.sum(centre, 0))
-    tl.store(p_partial + 2 * d, tl.sum(right, 0))
+    p_partial += (i_run * 27 + i_dilation * 9) * d + o_d
+    _store_sums(p_partial, a_left, a_centre, a_right, d)
+    _store_sums(p_partial + 3 * d, s_left, s_centre, s_right, d)
+    _store_sums(p_partial + 6 * d, b_left, b_centre, b_right, d)
 
 
 def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
@@ -247,12 +277,14 @@ def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = x.shape
-    num_tokens, step, flags = b * h * w, SUM_WARPS * WARP_STEPS, _flags(x, SUM_WARPS)
-    run = max(MIN_RUN, triton.cdiv(num_tokens, MAX_RUNS * step) * step)
-    runs = triton.cdiv(num_tokens, run)
+    flags = _flags(x, SUM_WARPS)
+    blocks = triton.cdiv(d, flags["BD"])
+    run = triton.cdiv(b * h, max(1, SUM_PROGRAMS // blocks))
+    run = triton.cdiv(run, SUM_WARPS) * SUM_WARPS
+    runs = triton.cdiv(b * h, run)
     partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
-    _state_fusion_weight_grad_kernel[(runs * triton.cdiv(d, flags["BD"]), 9)](
-        grad_y, x, partial, num_tokens, run, h, w, d, W=SUM_WARPS, T=WARP_STEPS, **flags
+    _state_fusion_weight_grad_kernel[(runs * blocks, 3)](
+        grad_y, x, partial, b * h, run, h, w, d, W=SUM_WARPS, T=COLUMNS, **flags
     )
     return partial.sum(0).to(dtype)
 
@@ -261,5 +293,7 @@ def _flags(x: Tensor, warps: int = WARPS) -> dict[str, int]:
     """What all kernels take: blocks of two channels a thread of a warp, or of what there is."""
     d = x.shape[3]
     block = min(64, triton.next_power_of_2(d))
+    if d % 64 and d % 32 == 0:
+        block = 32  # rather one channel a thread than idle threads
     wide = x.numel() > MAX_INT32_OFFSET
     return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=warps)
