@@ -10,6 +10,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from .helpers import unformatted
+
 CLASSES = ("cat", "dog", "owl")
 SIZE = {"input_size": (3, 32, 32), "interpolation": "bilinear"}
 AUGMENTATION = {"is_training": True, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, **SIZE}
@@ -58,7 +60,7 @@ def loader(root: Path, split: str, **changes) -> dict:
 @pytest.fixture
 def tiny_config(image_root, tmp_path) -> Iterator[Config]:
     """Three epochs of six steps with everything that draws random numbers switched on."""
-    base = Config.fromfile("configs/_base_/runtime.py")
+    base = unformatted(Config.fromfile("configs/_base_/runtime.py"))
     hooks = {
         "logger": {"type": "LoggerHook", "interval": 2},
         "ema": {"type": "EMAHook", "momentum": 0.1},

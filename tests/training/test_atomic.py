@@ -50,16 +50,21 @@ def test_failure_before_the_rename_leaves_the_old_content(tmp_path, monkeypatch,
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-WRITER = """
-import sys, torch
+WRITERS = """
+import itertools, os, sys, torch
 from mmengine.runner import save_checkpoint
 import visionssm.training.atomic
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    weights = torch.full((500_000,), float(number))
-    save_checkpoint({"weights": weights}, sys.argv[1], backend_args={"backend": "atomic"})
+
+def write():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # mmengine warns there
+    for number in itertools.count(1):
+        weights = torch.full((500_000,), float(number))
+        save_checkpoint({"weights": weights}, sys.argv[1], backend_args={"backend": "atomic"})
+
+for _ in sys.stdin:
+    writer = os.fork() or write()
+    print(writer, flush=True)
+    print(os.waitpid(writer, 0)[1], flush=True)
 """
 
 
@@ -67,18 +72,18 @@ def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """Three writers that do nothing but save 2 MB checkpoints are killed at random moments."""
     path = tmp_path / "last.pth"
     moments = random.Random(0)
-    for _ in range(3):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout.readline() == "ready\n"
-        started = time.monotonic()
-        while not path.exists() and time.monotonic() - started < 60:
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0.05, 0.3))
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        weights = torch.load(path, weights_only=True)["weights"]
-        assert weights.shape == (500_000,)
-        assert (weights == weights[0]).all()
+    command = [sys.executable, "-c", WRITERS, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as writers:
+        for _ in range(3):
+            print("write", file=writers.stdin, flush=True)
+            writer = int(writers.stdout.readline())
+            started = time.monotonic()
+            while not path.exists() and time.monotonic() - started < 60:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.05, 0.3))
+            os.kill(writer, signal.SIGKILL)
+            assert int(writers.stdout.readline()) == signal.SIGKILL
+            weights = torch.load(path, weights_only=True)["weights"]
+            assert weights.shape == (500_000,)
+            assert (weights == weights[0]).all()

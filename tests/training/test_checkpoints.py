@@ -1,7 +1,6 @@
 """Checkpoints are safe to load, fit strictly, and survive kill -9 of the run that writes them."""
 
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,44 +13,52 @@ from visionssm.training import read_checkpoint
 
 from .helpers import run
 
-KILLED_RUN = """
+KILLED_RUNS = """
 import os, signal, sys
 from mmengine.config import Config
+from tests.training.helpers import unformatted
 from visionssm.training import train
 
-config, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config = unformatted(Config.fromfile(sys.argv[1]))
 replace = os.replace
 
-def die_with_half_the_bytes_written(source, destination):
-    global count
-    count -= os.path.basename(destination) == name
-    if count == 0:
-        os.truncate(source, os.path.getsize(source) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, destination)
+def run_killed_at(name, count):
+    def die_with_half_the_bytes_written(source, destination):
+        nonlocal count
+        count -= os.path.basename(destination) == name
+        if count == 0:
+            os.truncate(source, os.path.getsize(source) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, destination)
 
-os.replace = die_with_half_the_bytes_written
-train(Config.fromfile(config))
+    os.replace = die_with_half_the_bytes_written
+    config.work_dir = os.path.join(config.work_dir, name)
+    train(config)
+
+for name, count in (("last.pth", 2), ("best.pth", 1)):
+    run = os.fork()
+    if not run:
+        run_killed_at(name, count)
+    assert os.waitpid(run, 0)[1] == signal.SIGKILL, name
 """
 
 
-@pytest.mark.parametrize(("name", "count", "left"), [("last.pth", 2, 12), ("best.pth", 1, 18)])
-def test_run_killed_while_saving_resumes_as_if_nothing_happened(
-    tiny_config, tmp_path, name, count, left
-):
+def test_run_killed_while_saving_resumes_as_if_nothing_happened(tiny_config, tmp_path):
     """The second `last.pth` ends epoch 2; the first `best.pth` comes before any `last.pth`."""
     _, losses = run(tiny_config, work_dir=str(tmp_path / "whole"))
-    tiny_config.work_dir = str(tmp_path / "killed")
     tiny_config.pop("custom_hooks")
+    tiny_config.work_dir = str(tmp_path / "killed")
     tiny_config.dump(tmp_path / "config.py")
-    arguments = [str(tmp_path / "config.py"), name, str(count)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_RUNS, str(tmp_path / "config.py")], capture_output=True
+    )
+    assert killed.returncode == 0, killed.stderr.decode()
 
-    for path in Path(tiny_config.work_dir).glob("*.pth"):
-        read_checkpoint(path)
-    _, rest = run(tiny_config, resume=True)
-    assert rest == losses[-left:]
+    for name, left in (("last.pth", 12), ("best.pth", 18)):
+        for path in (tmp_path / "killed" / name).glob("*.pth"):
+            read_checkpoint(path)
+        _, rest = run(tiny_config, resume=True, work_dir=str(tmp_path / "killed" / name))
+        assert rest == losses[-left:], name
 
 
 def test_last_and_best_are_kept_with_the_marker_that_mmengine_reads(tiny_config):

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionssm.training import read_checkpoint
+from visionssm.training import read_checkpoint, train
 
 from .conftest import EVALUATION
 
 
-def launch(config, work_dir: Path, *prefix: str, launcher: str) -> None:
+def launch_two(config, work_dir: Path) -> None:
     """Run `tools/train.py` without CUDA, so that the processes talk through gloo."""
     config.dump(work_dir.with_suffix(".py"))
-    command = [sys.executable, *prefix, "tools/train.py", str(work_dir.with_suffix(".py"))]
-    command += ["--launcher", launcher, "--work-dir", str(work_dir)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["tools/train.py", str(work_dir.with_suffix(".py"))]
+    command += ["--launcher", "pytorch", "--work-dir", str(work_dir)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -39,10 +40,10 @@ def test_two_processes_equal_one(tiny_config, tmp_path):
     config.train_cfg.max_epochs = 2
     config.optim_wrapper.optimizer = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
 
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    launch(config, tmp_path / "two", *torchrun, launcher="pytorch")
+    launch_two(config, tmp_path / "two")
     config.train_dataloader.batch_size *= 2
-    launch(config, tmp_path / "one", launcher="none")
+    config.work_dir = str(tmp_path / "one")
+    train(config)
 
     one, two = (read_checkpoint(tmp_path / name / "last.pth") for name in ("one", "two"))
     assert one["meta"]["iter"] == two["meta"]["iter"] == 6

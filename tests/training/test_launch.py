@@ -1,7 +1,7 @@
 """From the command line to a run."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -60,20 +60,24 @@ def test_a_network_with_other_classes_than_the_data_is_refused_at_once(tiny_conf
         job(tiny_config)
 
 
-def test_tools_train_and_test_agree(tiny_config, tmp_path):
+def test_tools_train_and_test_agree(tiny_config, tmp_path, monkeypatch):
     """`tools/train.py --amp --cfg-options`, then `tools/test.py` on its best checkpoint."""
+
+    def run_tool(*command: str) -> None:
+        monkeypatch.setattr(sys, "argv", list(command))
+        runpy.run_path(command[0], run_name="__main__")
+
     config = tmp_path / "config.py"
     tiny_config.dump(config)
     trained, tested = tmp_path / "trained", tmp_path / "tested"
     options = ["--cfg-options", "train_cfg.max_epochs=2"]
-    command = ["tools/train.py", str(config), "--work-dir", str(trained), "--amp", *options]
-    subprocess.run([sys.executable, *command], check=True)
+    run_tool("tools/train.py", str(config), "--work-dir", str(trained), "--amp", *options)
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["epochs"] == 2
     assert "BFloat16OptimWrapper" in (trained / "config.py").read_text()
 
-    command = ["tools/test.py", str(config), str(trained / "best.pth"), "--work-dir", str(tested)]
-    subprocess.run([sys.executable, *command], check=True)
+    best = str(trained / "best.pth")
+    run_tool("tools/test.py", str(config), best, "--work-dir", str(tested))
     assert json.loads((tested / "summary.json").read_text())["test"] == summary["test"]
 
 
