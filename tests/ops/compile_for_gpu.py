@@ -79,10 +79,11 @@ def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
     for name in ("_conv_kernel", "_conv3x3_kernel", "_taps_grad_kernel", "_taps_grad3x3_kernel"):
         setattr(depthwise_conv_impl, name, CompileOnly(getattr(depthwise_conv_impl, name)))
     depthwise_conv_impl.check_device = lambda name, x: None
-    x, bias = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d], torch.zeros(d)
-    for taps, padding in ((torch.zeros(3, 3, d), (1, 1)), (torch.zeros(7, 1, d), (3, 0))):
-        y = depthwise_conv_impl.depthwise_conv_forward(x, taps, bias, *padding, True)
-        depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding)
+    x = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d]
+    for *taps, padding, mirrored in ((3, 3, d, (1, 1), False), (4, 1, 2 * d, (3, 0), True)):
+        taps, bias = torch.zeros(taps), torch.zeros(taps[-1])
+        y = depthwise_conv_impl.depthwise_conv_forward(x, taps, bias, *padding, True, mirrored)
+        depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding, mirrored)
 
 
 def compile_state_fusion(b: int, h: int, w: int, widths: tuple[int, ...]) -> None:

@@ -22,6 +22,14 @@ class Case(NamedTuple):
     taps: tuple[int, int] = (3, 3)
     padding: tuple[int, int] | None = None
     activation: str | None = None
+    mirrored: bool = False
+
+    @property
+    def options(self) -> dict:
+        """Arguments by name."""
+        return {
+            "padding": self.padding, "mirrored": self.mirrored, "activation": self.activation
+        }  # fmt: skip
 
 
 # Maps smaller than the reach of the taps, of one row or column, and larger; one and two blocks of
@@ -34,7 +42,8 @@ CASES = [
     Case(2, 9, 4, 5, activation="silu"),
     Case(2, 7, 5, 4, taps=(1, 1)),
     Case(1, 6, 7, 2, taps=(2, 5), padding=(1, 0)),
-    Case(2, 9, 1, 5, repeats=3, taps=(4, 1), padding=(3, 0), activation="silu"),
+    Case(1, 6, 7, 2, repeats=3, taps=(2, 4), padding=(1, 0), mirrored=True),
+    Case(2, 9, 1, 5, repeats=2, taps=(4, 1), padding=(3, 0), activation="silu", mirrored=True),
 ]
 
 
@@ -63,8 +72,7 @@ def outputs_and_gradients(
     inputs: dict[str, Tensor], case: Case, implementation: str = "auto"
 ) -> dict[str, Tensor]:
     """y, and the gradients of a random linear function of it."""
-    options = {"padding": case.padding, "activation": case.activation}
-    y = depthwise_conv(**inputs, **options, implementation=implementation)
+    y = depthwise_conv(**inputs, **case.options, implementation=implementation)
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(y.shape, generator=generator).bfloat16()  # exact in every dtype
     gradients = torch.autograd.grad(y, list(inputs.values()), weight.to(y.device, y.dtype))

@@ -33,15 +33,15 @@ def poisoned_memory():
 @pytest.mark.parametrize("case", CASES)
 def test_reference_is_a_convolution_of_each_channel(case):
     x, weight, bias = (t.detach() for t in to_double(make_inputs(case)).values())
-    top, left = case.padding or (case.taps[0] // 2, case.taps[1] // 2)
-    padded = F.pad(x, (0, 0, left, case.taps[1] - 1 - left, top, case.taps[0] - 1 - top))
-    expected = [
-        F.conv2d(padded[:, None, :, :, j % case.d], weight[j : j + 1], bias[j : j + 1])[:, 0]
-        for j in range(len(weight))
-    ]
+    (kh, kw), expected = case.taps, []
+    for j in range(len(weight)):
+        top, left = case.padding or (kh // 2, kw // 2)
+        if case.mirrored and j // case.d % 2:
+            top, left = kh - 1 - top, kw - 1 - left
+        padded = F.pad(x[..., j % case.d], (left, kw - 1 - left, top, kh - 1 - top))
+        expected.append(F.conv2d(padded[:, None], weight[j : j + 1], bias[j : j + 1])[:, 0])
     expected = torch.stack(expected, -1)
-    options = {"padding": case.padding, "activation": case.activation}
-    actual = depthwise_conv(x, weight, bias, **options, implementation="reference")
+    actual = depthwise_conv(x, weight, bias, **case.options, implementation="reference")
     torch.testing.assert_close(
         actual, F.silu(expected) if case.activation else expected, rtol=1e-12, atol=1e-12
     )
@@ -102,8 +102,8 @@ def test_any_strides(view):
     ops, copy = torch.ops.visionssm, x.contiguous()
     results, expected = (
         (
-            ops.depthwise_conv(x, taps, None, 1, 1, False),
-            *ops.depthwise_conv_backward(x, x, taps, None, 1, 1)[:2],
+            ops.depthwise_conv(x, taps, None, 1, 1, False, False),
+            *ops.depthwise_conv_backward(x, x, taps, None, 1, 1, False)[:2],
         )
         for x in (x, copy)
     )
@@ -118,8 +118,9 @@ def test_opcheck():
     ops = torch.ops.visionssm
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     for inputs in ((x, taps.requires_grad_(), bias), (x, taps, None)):
-        torch.library.opcheck(ops.depthwise_conv.default, (*inputs, 1, 1, True), test_utils=checks)
-    args = (torch.randn_like(x), x.detach(), taps.detach(), bias.detach(), 1, 1)
+        arguments = (*inputs, 1, 1, True, False)
+        torch.library.opcheck(ops.depthwise_conv.default, arguments, test_utils=checks)
+    args = (torch.randn_like(x), x.detach(), taps.detach(), bias.detach(), 1, 1, False)
     torch.library.opcheck(ops.depthwise_conv_backward.default, args, test_utils=checks[:2])
 
 

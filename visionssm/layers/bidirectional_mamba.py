@@ -6,7 +6,6 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
@@ -157,12 +156,15 @@ class BidirectionalMamba(nn.Module):
     def convolve(self, x: Tensor) -> Tensor:
         """Activated depthwise convolutions of tokens (b, l, d): (b, l, 2, d), in token order.
 
-        One call for both: taps are centred on the token, those of the other side zero.
+        One call for both: the reverse one reads the tokens that follow, its taps turned round.
         """
-        others = self.conv_weight.shape[-1] - 1
         forward, reverse = self.conv_weight.chunk(NUM_ROUTES)
-        weight = torch.cat([F.pad(forward, (0, others)), F.pad(reverse.flip(-1), (others, 0))])
-        y = depthwise_conv(x.unsqueeze(2), weight.unsqueeze(-1), self.conv_bias, activation="silu")
+        weight = torch.cat([forward, reverse.flip(-1)]).unsqueeze(-1)
+        padding = (weight.shape[2] - 1, 0)
+        y = depthwise_conv(
+            x.unsqueeze(2), weight, self.conv_bias,
+            padding=padding, mirrored=True, activation="silu",
+        )  # fmt: skip
         return y.squeeze(2).unflatten(-1, (NUM_ROUTES, -1))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ def depthwise_conv(
     bias: Tensor | None = None,
     *,
     padding: tuple[int, int] | None = None,
+    mirrored: bool = False,
     activation: str | None = None,
     implementation: str = "auto",
 ) -> Tensor:
@@ -40,6 +41,8 @@ def depthwise_conv(
         bias: (m,).
         padding: (top, left), zeros before the first row and column; as many follow the last as the
             size needs. None is (kh // 2, kw // 2), the middle tap on the token itself.
+        mirrored: every second repetition of the channels reads the other way, its padding being
+            (kh - 1 - top, kw - 1 - left): causal convolutions of both directions in one call.
         activation: "silu", or None for none.
         implementation: "auto" (Triton on CUDA, PyTorch elsewhere), or "triton", "torch",
             "reference" by name.
@@ -64,12 +67,26 @@ def depthwise_conv(
     top, left = (kh // 2, kw // 2) if padding is None else padding
     implementation = resolve_implementation(implementation, x.device, x.dtype)
     if implementation == "torch":
+        if mirrored:
+            weight, top, left = _centred(weight, x.shape[3], top, left)
         y = _by_convolution(x, weight, bias, top, left)
         return y if activation is None else F.silu(y)
     taps, silu = weight.squeeze(1).permute(1, 2, 0).contiguous(), activation == "silu"
     if implementation == "reference":
-        return depthwise_conv_reference(x, taps, bias, top, left, silu)
-    return depthwise_conv_op(x, taps, bias, top, left, silu)
+        return depthwise_conv_reference(x, taps, bias, top, left, silu, mirrored)
+    return depthwise_conv_op(x, taps, bias, top, left, silu, mirrored)
+
+
+def _centred(weight: Tensor, d: int, top: int, left: int) -> tuple[Tensor, int, int]:
+    """The same convolution unmirrored: taps filled up with zeros around the token's own."""
+    kh, kw = weight.shape[2:]
+    down, right = kh - 1 - top, kw - 1 - left
+    rows, columns = max(top, down), max(left, right)
+    before = (columns - left, columns - right, rows - top, rows - down)
+    after = (columns - right, columns - left, rows - down, rows - top)
+    parts = weight.split(d)
+    padded = [F.pad(part, after if i % 2 else before) for i, part in enumerate(parts)]
+    return torch.cat(padded), rows, columns
 
 
 def _by_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, top: int, left: int) -> Tensor:

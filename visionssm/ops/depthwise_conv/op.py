@@ -15,39 +15,48 @@ __all__ = ["depthwise_conv_op"]
 
 _lib = torch.library.Library("visionssm", "FRAGMENT")
 _lib.define(
-    "depthwise_conv(Tensor x, Tensor taps, Tensor? bias, int top, int left, bool silu) -> Tensor"
+    "depthwise_conv(Tensor x, Tensor taps, Tensor? bias, int top, int left, bool silu, "
+    "bool mirrored) -> Tensor"
 )
 _lib.define(
-    "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, Tensor? bias, int top, int left)"
-    " -> (Tensor, Tensor, Tensor)"
+    "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, Tensor? bias, int top, "
+    "int left, bool mirrored) -> (Tensor, Tensor, Tensor)"
 )
 
 
 def depthwise_conv_op(
-    x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int, silu: bool
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    top: int,
+    left: int,
+    silu: bool,
+    mirrored: bool,
 ) -> Tensor:
     """Call the operator: x (b, h, w, d), taps (kh, kw, m); arguments are checked already."""
-    return torch.ops.visionssm.depthwise_conv(x, taps, bias, top, left, silu)
+    return torch.ops.visionssm.depthwise_conv(x, taps, bias, top, left, silu, mirrored)
 
 
-def _forward(x, taps, bias, top, left, silu):
+def _forward(x, taps, bias, top, left, silu, mirrored):
     from . import triton_impl
 
-    return triton_impl.depthwise_conv_forward(x, taps, bias, top, left, silu)
+    return triton_impl.depthwise_conv_forward(x, taps, bias, top, left, silu, mirrored)
 
 
-def _backward(grad_y, x, taps, bias, top, left):
+def _backward(grad_y, x, taps, bias, top, left, mirrored):
     from . import triton_impl
 
-    gx, gtaps, gbias = triton_impl.depthwise_conv_backward(grad_y, x, taps, bias, top, left)
+    gx, gtaps, gbias = triton_impl.depthwise_conv_backward(
+        grad_y, x, taps, bias, top, left, mirrored
+    )
     return gx, gtaps, taps.new_empty(0) if gbias is None else gbias
 
 
-def _forward_fake(x, taps, bias, top, left, silu):
+def _forward_fake(x, taps, bias, top, left, silu, mirrored):
     return x.new_empty(*x.shape[:3], taps.shape[2])
 
 
-def _backward_fake(grad_y, x, taps, bias, top, left):
+def _backward_fake(grad_y, x, taps, bias, top, left, mirrored):
     gbias = taps.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), taps.new_empty(taps.shape), gbias
 
@@ -59,14 +68,14 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y):
     x, taps, bias = ctx.saved_tensors
-    top, left, silu = ctx.options
+    top, left, silu, mirrored = ctx.options
     ops = torch.ops.visionssm
     if silu:  # its input was not kept, and is computed again
         grad_y = torch.ops.aten.silu_backward(
-            grad_y, ops.depthwise_conv(x, taps, bias, top, left, False)
+            grad_y, ops.depthwise_conv(x, taps, bias, top, left, False, mirrored)
         )
-    gx, gtaps, gbias = ops.depthwise_conv_backward(grad_y, x, taps, bias, top, left)
-    return gx, gtaps, None if bias is None else gbias, None, None, None
+    gx, gtaps, gbias = ops.depthwise_conv_backward(grad_y, x, taps, bias, top, left, mirrored)
+    return gx, gtaps, None if bias is None else gbias, None, None, None, None
 
 
 for _device in ("CPU", "CUDA"):

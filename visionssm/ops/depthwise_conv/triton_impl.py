@@ -4,8 +4,8 @@
     backward    gx[t]      = sum over r and taps of w[tap, r] gy[t - shift(tap), r]
                 gw[tap, r] = sum over t of gy[t, r] x[t + shift(tap)]
 
-r counts the repetitions, output channels that read the same input channel; tokens outside of the
-image count as zero.
+r counts the repetitions, output channels that read the same input channel; mirrored, the odd ones
+have shifts of their own. Tokens outside of the image count as zero.
 
 3 x 3 taps in the middle, what nearly every mixer has: a program owns a column of tiles, some tokens
 of a row (of all images, side by side) by a block of channels, and walks down the rows. It loads
@@ -65,7 +65,9 @@ def _bias(p_bias, o_d, m_d, HAS_BIAS: tl.constexpr):
 
 @triton.jit
 def _silu(x):
-    return x * tl.sigmoid(x)
+    """x / (1 + exp(-x)), by the reciprocal of a root: a division takes twice the instructions."""
+    r = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+    return x * (r * r)
 
 
 @triton.jit
@@ -206,7 +208,7 @@ def _taps_grad3x3_kernel(
 def _conv_kernel(
     p_x, p_taps, p_bias, p_y, num_tokens, height, width, d, stride_x,
     KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, R: tl.constexpr,
-    ADJOINT: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    MIRRORED: tl.constexpr, ADJOINT: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
     BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One repetition of the output; ADJOINT: the sum of R, read with the taps turned round."""
@@ -224,16 +226,18 @@ def _conv_kernel(
         p_y += tl.program_id(1) * d
 
     y = tl.zeros([BT, BD], tl.float32) + _bias(p_bias, o_d, m_d, HAS_BIAS)[None, :]
-    for a in tl.static_range(KH):
-        for c in tl.static_range(KW):
-            dr, dc = (TOP - a, LEFT - c) if ADJOINT else (a - TOP, c - LEFT)
-            mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
-            p = p_x + ((token + (dr * width + dc)) * stride_x)[:, None] + o_d[None, :]
-            p_w = p_taps + (a * KW + c) * d * R + o_d
-            for r in tl.static_range(R if ADJOINT else 1):
-                x = tl.load(p + r * d, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
-                w = tl.load(p_w + r * d, mask=m_d, other=0.0).to(tl.float32)
-                y += w[None, :] * x
+    for i in tl.static_range(R if ADJOINT else 1):
+        r = i if ADJOINT else tl.program_id(1)
+        top = TOP + r % 2 * (KH - 1 - 2 * TOP) if MIRRORED else TOP
+        left = LEFT + r % 2 * (KW - 1 - 2 * LEFT) if MIRRORED else LEFT
+        for a in tl.static_range(KH):
+            for c in tl.static_range(KW):
+                dr, dc = (top - a, left - c) if ADJOINT else (a - top, c - left)
+                mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
+                p = p_x + ((token + (dr * width + dc)) * stride_x + i * d)[:, None] + o_d[None, :]
+                x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
+                w = tl.load(p_taps + ((a * KW + c) * R + i) * d + o_d, mask=m_d, other=0.0)
+                y += w.to(tl.float32)[None, :] * x
     if SILU:
         y = _silu(y)
     stride_y = d if ADJOINT else d * R
@@ -246,8 +250,8 @@ def _conv_kernel(
 def _taps_grad_kernel(
     p_gy, p_x, p_partial, num_tokens, height, width, d, stride_gy, stride_x,
     KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, R: tl.constexpr,
-    HAS_BIAS: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr,
-    WIDE: tl.constexpr,
+    MIRRORED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of tokens of gy x, for every tap of one repetition."""
     num_d = tl.cdiv(d, BD)
@@ -264,9 +268,11 @@ def _taps_grad_kernel(
     p_partial += (i_tile.to(tl.int64) * (KH * KW + HAS_BIAS) * R + r) * d + o_d
     if HAS_BIAS:
         tl.store(p_partial + KH * KW * R * d, tl.sum(gy, 0), mask=m_d)
+    top = TOP + r % 2 * (KH - 1 - 2 * TOP) if MIRRORED else TOP
+    left = LEFT + r % 2 * (KW - 1 - 2 * LEFT) if MIRRORED else LEFT
     for a in tl.static_range(KH):
         for c in tl.static_range(KW):
-            dr, dc = a - TOP, c - LEFT
+            dr, dc = a - top, c - left
             mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
             p = p_x + ((token + (dr * width + dc)) * stride_x)[:, None] + o_d[None, :]
             x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
@@ -274,20 +280,32 @@ def _taps_grad_kernel(
 
 
 def depthwise_conv_forward(
-    x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int, silu: bool
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    top: int,
+    left: int,
+    silu: bool,
+    mirrored: bool,
 ) -> Tensor:
     """y (b, h, w, m) in x's dtype."""
     check_device("x", x)
-    return _convolve(x, taps, bias, top, left, x.shape[3], x.dtype, silu=silu)
+    return _convolve(x, taps, bias, top, left, mirrored, x.shape[3], x.dtype, silu=silu)
 
 
 def depthwise_conv_backward(
-    grad_y: Tensor, x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int
+    grad_y: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    top: int,
+    left: int,
+    mirrored: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of (x, taps, bias), grad_y being that of the sum before the activation."""
     check_device("x", x)
-    gx = _convolve(grad_y, taps, None, top, left, x.shape[3], x.dtype, adjoint=True)
-    return gx, *_taps_grad(grad_y, x, taps, bias, top, left)
+    gx = _convolve(grad_y, taps, None, top, left, mirrored, x.shape[3], x.dtype, adjoint=True)
+    return gx, *_taps_grad(grad_y, x, taps, bias, top, left, mirrored)
 
 
 def _convolve(
@@ -296,6 +314,7 @@ def _convolve(
     bias: Tensor | None,
     top: int,
     left: int,
+    mirrored: bool,
     d: int,
     dtype: torch.dtype,
     adjoint: bool = False,
@@ -318,14 +337,20 @@ def _convolve(
             blocks = triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"])
             _conv_kernel[(blocks, 1 if adjoint else m // d)](
                 *pointers, b * h * w, h, w, d, stride_x,
-                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, ADJOINT=adjoint, SILU=silu,
-                BT=TOKENS, num_warps=WARPS, **flags,
+                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored,
+                ADJOINT=adjoint, SILU=silu, BT=TOKENS, num_warps=WARPS, **flags,
             )  # fmt: skip
     return y
 
 
 def _taps_grad(
-    grad_y: Tensor, x: Tensor, taps: Tensor, bias: Tensor | None, top: int, left: int
+    grad_y: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    top: int,
+    left: int,
+    mirrored: bool,
 ) -> tuple[Tensor, Tensor | None]:
     b, h, w, d = x.shape
     kh, kw, m = taps.shape
@@ -348,8 +373,8 @@ def _taps_grad(
         else:
             _taps_grad_kernel[(tiles * triton.cdiv(d, flags["BD"]), m // d)](
                 grad_y, x, partial, b * h * w, h, w, d, stride_gy, stride_x,
-                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, BT=GRAD_TOKENS, num_warps=WARPS,
-                **flags,
+                KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored, BT=GRAD_TOKENS,
+                num_warps=WARPS, **flags,
             )  # fmt: skip
     gtaps = partial[:, : kh * kw].sum(0).view(kh, kw, m).to(taps.dtype)
     return gtaps, None if bias is None else partial[:, kh * kw].sum(0).to(bias.dtype)
