@@ -6,8 +6,8 @@ route in tiles of steps, gathering token rows by the route.
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
 
-    backward, steps in reverse, with w_t = C_tn gy_t and r_t = a_t g_t (what step t-1 receives):
-        r_t = a_t (r_(t+1) + w_t),  g_t = w_t + r_(t+1)
+    backward, steps in reverse:
+        g_t = C_tn gy_t + a_(t+1) g_(t+1),  r_t = a_t g_t (what step t-1 receives)
         gC_tn = sum_d gy_t h_t      gB_tn = sum_d g_t dt_t u_t
         gu_t += dt_t B_tn g_t       gdt_t += u_t B_tn g_t
         gA_n += e_t r_t h_(t-1)     ge_t += A_n r_t h_(t-1)
@@ -24,8 +24,8 @@ layout. What the registers hold depends on the pass:
 - Forward with several: all states of a channel, which take four steps a tile. They never leave the
   registers; only outputs, and for the backward pass every sixteenth step's states, are written.
 - Backward: all 16 steps of a tile, one state index after the other, for it needs the h_t of a tile
-  from its first step and the r_t from its last. Both scans also yield the value one step earlier
-  (h_(t-1), r_(t+1)), see `scan_steps`.
+  from its first step and the g_t from its last. What is one step away, h_(t-1) and a_(t+1), comes
+  by scans too, whose arithmetic the compiler drops: see `scan_steps`.
 
 What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
 issues the loads of the next tile before it computes this one. The backward pass does not: it gains

@@ -26,6 +26,24 @@ def _flip_steps(x):
 
 
 @triton.jit
+def _compose_shifts(x1, first1, before1, x2, first2, before2):
+    """Of two runs of values the last one, and the one before it; `first` is 1 for single values.
+
+    As in a scan's composition, constants leave no arithmetic: this names registers.
+    """
+    return x2, first1 * 0.0, first2 * x1 + before2
+
+
+@triton.jit
+def _previous_steps(x):
+    """The value of the step before, 1 for the first."""
+    one = tl.full(x.shape, 1.0, tl.float32)
+    minus_zero = tl.zeros(x.shape, tl.float32) * -1.0
+    before = tl.where(tl.arange(0, x.shape[0])[:, None] == 0, one, minus_zero)
+    return tl.associative_scan((x, one, before), 0, _compose_shifts)[2]
+
+
+@triton.jit
 def _exchange(x, y, M: tl.constexpr):
     """Of lanes that differ in bit M the lower one gets the sum of both in x, the other in y."""
     lane = tl.arange(0, x.shape[1])[None, :]
@@ -187,16 +205,17 @@ def backward_kernel(
             BC_1 = load_projections(p_B, p_C, o_B, m_token & more, 0, 1, 1)
             w = gy * Cn[:, None]
             a = tl.exp2(e2 * A_n[None, :])
-            r, r_next, r_out = scan_steps(_flip_steps(a), _flip_steps(a * w), r_in, T)
+            a_next = _previous_steps(_flip_steps(a))
+            g = _flip_steps(scan_steps(a_next, _flip_steps(w), r_in, T)[0])
+            r = a * g
+            r_out = tl.sum(tl.where((o_t == 0)[:, None], r, 0.0), 0)
             r_in = r_out
             if N > 1:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
                 r_in = r_1
             if not SUMMARY:
-                r, r_next = _flip_steps(r), _flip_steps(r_next)
                 h, h_prev, h_end = scan_steps(a, du * Bn[:, None], h0, T)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
-                g = w + r_next
                 gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
                 gdu += g * Bn[:, None]

@@ -28,7 +28,8 @@ def scan_steps(a, x, start, T: tl.constexpr):
     """
     step = tl.arange(0, T)[:, None]
     x = tl.where(step == 0, a * start[None, :] + x, x)
-    before = tl.where(step == 0, start[None, :], -0.0)
+    minus_zero = tl.zeros(x.shape, tl.float32) * -1.0  # of a literal the sign would be lost
+    before = tl.where(step == 0, start[None, :], minus_zero)
     one = tl.full(x.shape, 1.0, tl.float32)
     decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
     return h, h_prev, tl.sum(tl.where(step == T - 1, h, 0.0), 0)
