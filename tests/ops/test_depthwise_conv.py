@@ -139,7 +139,9 @@ def test_compiles_without_graph_breaks(implementation):
         torch.testing.assert_close(a, e)
 
 
-def test_the_compiler_takes_it_on_the_cpu():
+def test_the_compiler_takes_it_on_the_cpu(monkeypatch):
+    # else it tries the vector instructions of many processors, in a process each: 20 seconds
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
     x, weight, bias = make_inputs(Case(1, 6, 1, 3, repeats=2, taps=(7, 1))).values()
     compiled = torch.compile(partial(depthwise_conv, activation="silu"), fullgraph=True)
     expected = depthwise_conv(x, weight, bias, activation="silu")
