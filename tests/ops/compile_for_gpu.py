@@ -83,7 +83,7 @@ def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
     for *taps, padding, mirrored in ((3, 3, d, (1, 1), False), (4, 1, 2 * d, (3, 0), True)):
         taps, bias = torch.zeros(taps), torch.zeros(taps[-1])
         y = depthwise_conv_impl.depthwise_conv_forward(x, taps, bias, *padding, True, mirrored)
-        depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding, mirrored)
+        depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding, True, mirrored)
 
 
 def compile_state_fusion(b: int, h: int, w: int, widths: tuple[int, ...]) -> None:

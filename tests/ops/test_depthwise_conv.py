@@ -103,7 +103,7 @@ def test_any_strides(view):
     results, expected = (
         (
             ops.depthwise_conv(x, taps, None, 1, 1, False, False),
-            *ops.depthwise_conv_backward(x, x, taps, None, 1, 1, False)[:2],
+            *ops.depthwise_conv_backward(x, x, taps, None, 1, 1, True, False)[:2],
         )
         for x in (x, copy)
     )
@@ -120,7 +120,7 @@ def test_opcheck():
     for inputs in ((x, taps.requires_grad_(), bias), (x, taps, None)):
         arguments = (*inputs, 1, 1, True, False)
         torch.library.opcheck(ops.depthwise_conv.default, arguments, test_utils=checks)
-    args = (torch.randn_like(x), x.detach(), taps.detach(), bias.detach(), 1, 1, False)
+    args = (torch.randn_like(x), x.detach(), taps.detach(), bias.detach(), 1, 1, True, False)
     torch.library.opcheck(ops.depthwise_conv_backward.default, args, test_utils=checks[:2])
 
 

@@ -20,7 +20,7 @@ _lib.define(
 )
 _lib.define(
     "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, Tensor? bias, int top, "
-    "int left, bool mirrored) -> (Tensor, Tensor, Tensor)"
+    "int left, bool silu, bool mirrored) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -43,11 +43,11 @@ def _forward(x, taps, bias, top, left, silu, mirrored):
     return triton_impl.depthwise_conv_forward(x, taps, bias, top, left, silu, mirrored)
 
 
-def _backward(grad_y, x, taps, bias, top, left, mirrored):
+def _backward(grad_y, x, taps, bias, top, left, silu, mirrored):
     from . import triton_impl
 
     gx, gtaps, gbias = triton_impl.depthwise_conv_backward(
-        grad_y, x, taps, bias, top, left, mirrored
+        grad_y, x, taps, bias, top, left, silu, mirrored
     )
     return gx, gtaps, taps.new_empty(0) if gbias is None else gbias
 
@@ -56,7 +56,7 @@ def _forward_fake(x, taps, bias, top, left, silu, mirrored):
     return x.new_empty(*x.shape[:3], taps.shape[2])
 
 
-def _backward_fake(grad_y, x, taps, bias, top, left, mirrored):
+def _backward_fake(grad_y, x, taps, bias, top, left, silu, mirrored):
     gbias = taps.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), taps.new_empty(taps.shape), gbias
 
@@ -68,13 +68,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y):
     x, taps, bias = ctx.saved_tensors
-    top, left, silu, mirrored = ctx.options
-    ops = torch.ops.visionssm
-    if silu:  # its input was not kept, and is computed again
-        grad_y = torch.ops.aten.silu_backward(
-            grad_y, ops.depthwise_conv(x, taps, bias, top, left, False, mirrored)
-        )
-    gx, gtaps, gbias = ops.depthwise_conv_backward(grad_y, x, taps, bias, top, left, mirrored)
+    gx, gtaps, gbias = torch.ops.visionssm.depthwise_conv_backward(
+        grad_y, x, taps, bias, *ctx.options
+    )
     return gx, gtaps, None if bias is None else gbias, None, None, None, None
 
 
@@ -96,6 +92,6 @@ def _forward_flops(x, taps, *args, out_shape=None, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.visionssm.depthwise_conv_backward)
-def _backward_flops(grad_y, x, taps, *args, out_shape=None, **kwargs) -> int:
-    """As many for each of the two gradients."""
-    return 2 * _forward_flops(x, taps)
+def _backward_flops(grad_y, x, taps, bias, top, left, silu, *args, out_shape=None, **kwargs) -> int:
+    """As many for each of the two gradients, and for what was activated."""
+    return (3 if silu else 2) * _forward_flops(x, taps)

@@ -5,7 +5,8 @@
                 gw[tap, r] = sum over t of gy[t, r] x[t + shift(tap)]
 
 r counts the repetitions, output channels that read the same input channel; mirrored, the odd ones
-have shifts of their own. Tokens outside of the image count as zero.
+have shifts of their own. Tokens outside of the image count as zero. An activation's input is not
+kept: the backward pass computes it again and multiplies gy with the slope there, in one kernel.
 
 3 x 3 taps in the middle, what nearly every mixer has: a program owns a column of tiles, some tokens
 of a row (of all images, side by side) by a block of channels, and walks down the rows. It loads
@@ -71,6 +72,23 @@ def _silu(x):
 
 
 @triton.jit
+def _silu_gradient(x):
+    r = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+    sigmoid = r * r
+    return sigmoid * (1.0 + x * (1.0 - sigmoid))
+
+
+@triton.jit
+def _finish(y, p_gy, o_gy, mask, SILU: tl.constexpr, GRADIENT: tl.constexpr):
+    """The sums y, or their SiLU, or with GRADIENT what the gradient gy of their SiLU is to them."""
+    if GRADIENT:
+        y = tl.load(p_gy + o_gy, mask=mask, other=0.0).to(tl.float32) * _silu_gradient(y)
+    elif SILU:
+        y = _silu(y)
+    return y
+
+
+@triton.jit
 def _tap(p_taps, tap: tl.constexpr, d, o_d, m_d, FLIP: tl.constexpr):
     """Weight of a tap of nine for a block of channels, to multiply a tile with."""
     index: tl.constexpr = 8 - tap if FLIP else tap
@@ -85,8 +103,8 @@ def _load_row(p, row, height, mask):
 
 @triton.jit(do_not_specialize=_SIZES)
 def _conv3x3_kernel(
-    p_x, p_taps, p_bias, p_y, num_columns, height, width, d, stride_x, run,
-    FLIP: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    p_x, p_taps, p_bias, p_gy, p_y, num_columns, height, width, d, stride_x, stride_gy, run,
+    FLIP: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr, GRADIENT: tl.constexpr,
     BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A run of rows of the output. FLIP turns the taps round, which makes it the adjoint."""
@@ -124,7 +142,8 @@ def _conv3x3_kernel(
         y += below_c * centre
         y += below_r * right
         if row > begin:
-            result = _silu(y) if SILU else y
+            o_gy = ((token - width) * stride_gy)[:, None] + o_d[None, :]
+            result = _finish(y, p_gy, o_gy, mask, SILU, GRADIENT)
             tl.store(p_y + ((token - width) * d)[:, None] + o_d[None, :], result, mask=mask)
         y = y_next + on_l * left
         y += on_c * centre
@@ -206,9 +225,10 @@ def _taps_grad3x3_kernel(
 
 @triton.jit(do_not_specialize=_SIZES)
 def _conv_kernel(
-    p_x, p_taps, p_bias, p_y, num_tokens, height, width, d, stride_x,
+    p_x, p_taps, p_bias, p_gy, p_y, num_tokens, height, width, d, stride_x, stride_gy,
     KH: tl.constexpr, KW: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, R: tl.constexpr,
-    MIRRORED: tl.constexpr, ADJOINT: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    MIRRORED: tl.constexpr, ADJOINT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SILU: tl.constexpr, GRADIENT: tl.constexpr,
     BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One repetition of the output; ADJOINT: the sum of R, read with the taps turned round."""
@@ -223,6 +243,7 @@ def _conv_kernel(
     if not ADJOINT:
         p_taps += tl.program_id(1) * d
         p_bias += tl.program_id(1) * d
+        p_gy += tl.program_id(1) * d
         p_y += tl.program_id(1) * d
 
     y = tl.zeros([BT, BD], tl.float32) + _bias(p_bias, o_d, m_d, HAS_BIAS)[None, :]
@@ -238,12 +259,10 @@ def _conv_kernel(
                 x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
                 w = tl.load(p_taps + ((a * KW + c) * R + i) * d + o_d, mask=m_d, other=0.0)
                 y += w.to(tl.float32)[None, :] * x
-    if SILU:
-        y = _silu(y)
+    mask = m_token[:, None] & m_d[None, :]
+    y = _finish(y, p_gy, (token * stride_gy)[:, None] + o_d[None, :], mask, SILU, GRADIENT)
     stride_y = d if ADJOINT else d * R
-    tl.store(
-        p_y + (token * stride_y)[:, None] + o_d[None, :], y, mask=m_token[:, None] & m_d[None, :]
-    )
+    tl.store(p_y + (token * stride_y)[:, None] + o_d[None, :], y, mask=mask)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -300,10 +319,15 @@ def depthwise_conv_backward(
     bias: Tensor | None,
     top: int,
     left: int,
+    silu: bool,
     mirrored: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of (x, taps, bias), grad_y being that of the sum before the activation."""
+    """Gradients of (x, taps, bias). What was activated was not kept, and is computed again."""
     check_device("x", x)
+    if silu:
+        grad_y = _convolve(
+            x, taps, bias, top, left, mirrored, x.shape[3], grad_y.dtype, grad_y=grad_y
+        )
     gx = _convolve(grad_y, taps, None, top, left, mirrored, x.shape[3], x.dtype, adjoint=True)
     return gx, *_taps_grad(grad_y, x, taps, bias, top, left, mirrored)
 
@@ -319,26 +343,30 @@ def _convolve(
     dtype: torch.dtype,
     adjoint: bool = False,
     silu: bool = False,
+    grad_y: Tensor | None = None,
 ) -> Tensor:
+    """The sums, their SiLU, or their gradient from that of their SiLU; or the adjoint's sums."""
     b, h, w, _ = x.shape
     kh, kw, m = taps.shape
     x, stride_x = _with_token_stride(x)
+    gy, stride_gy = (x, 0) if grad_y is None else _with_token_stride(grad_y)
     y = x.new_empty(b, h, w, d if adjoint else m, dtype=dtype)
-    flags = _flags(d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, m))
-    pointers = x, taps, taps if bias is None else bias, y
+    flags = _flags(d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, stride_gy, m))
+    flags |= {"SILU": silu, "GRADIENT": grad_y is not None}
+    pointers = x, taps, taps if bias is None else bias, gy, y
     with device_of(x):
         if _is_3x3(kh, kw, top, left, m // d):
             grid, run = _columns(b, h, w, d)
             _conv3x3_kernel[grid](
-                *pointers, b * w, h, w, d, stride_x, run,
-                FLIP=adjoint, SILU=silu, BC=COLUMNS, num_warps=_column_warps(flags), **flags,
+                *pointers, b * w, h, w, d, stride_x, stride_gy, run,
+                FLIP=adjoint, BC=COLUMNS, num_warps=_column_warps(flags), **flags,
             )  # fmt: skip
         else:
             blocks = triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"])
             _conv_kernel[(blocks, 1 if adjoint else m // d)](
-                *pointers, b * h * w, h, w, d, stride_x,
+                *pointers, b * h * w, h, w, d, stride_x, stride_gy,
                 KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored,
-                ADJOINT=adjoint, SILU=silu, BT=TOKENS, num_warps=WARPS, **flags,
+                ADJOINT=adjoint, BT=TOKENS, num_warps=WARPS, **flags,
             )  # fmt: skip
     return y
 
