@@ -188,6 +188,8 @@ def test_chunking_changes_nothing_in_torch(l, step, block, elapsed):
     inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64, elapsed=elapsed)
     exact = outputs_and_gradients(inputs, implementation="reference")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_impl, "CHUNK_STEPS", 2)
+        patch.setattr(torch_impl, "SERIAL_STEPS", 4)
         patch.setattr(torch_impl, "STEP_ELEMENTS", 12 * step)
         patch.setattr(torch_impl, "BLOCK_ELEMENTS", 12 * block)
         actual = outputs_and_gradients(inputs, implementation="torch")

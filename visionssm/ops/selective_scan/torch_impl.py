@@ -1,50 +1,50 @@
 """Selective scan in chunked PyTorch: any device, any real dtype, traceable.
 
 The recurrence h_t = a_t h_(t-1) + x_t, where a_t = exp(e_t A) with e_t the elapsed time, is linear,
-so the length is cut into c chunks of T steps that advance side by side: T steps from a zero state
-give each chunk's end, c steps carry the ends across chunks (h_end = exp(A sum e) h_start + end),
-and T more steps from the right starts give every h_t. 2 T + c tensor operations replace c T. The
-scan advances a block of steps at a time, its rows gathered along the routes and written back:
-temporaries stay in the cache, memory is bounded, and only each block's first state is needed by the
-backward pass, which recomputes it.
+so the length is cut into chunks of T steps that advance side by side: T steps from a zero state
+give each chunk's end, the ends are a recurrence of their own, decaying by the product of a chunk's
+a_t, and T more steps from the right starts give every h_t. The ends are cut in their turn, so that
+all of it takes few operations, each on many elements.
+
+Routes are scanned in groups, as many at a time as fit a block; the steps of long ones come in
+several blocks. Memory is bounded, and only each block's first state is needed by the backward pass,
+which recomputes the rest. A block's rows are gathered along its routes into memory that all blocks
+share and that stays in the cache, and are computed in place. What comes of a group's steps is
+gathered back by the inverse of its routes, which adds routes up on the way.
 
 Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the same recurrence run
-from the end with elapsed times shifted by one, then
+from the end with decays shifted by one, then
 
     gC_t = sum_d gy_t h_t              gB_t  = sum_d g_t dt_t u_t
     gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, B_t u_t>, and ge_t where e_t is dt_t
-    gA   = sum_t g_t e_t a_t h_(t-1)   gdelta_t = gdt_t sigmoid(delta_t + bias)
+    gA   = sum_t g_t e_t a_t h_(t-1)   gdelta_t = gdt_t (1 - exp(-dt_t))
                                        ge_t  = <g_t, A a_t h_(t-1)>
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 19  # state elements (b k s d n) of a block: 2 MiB in float32
-BLOCK_MULTIPLE = 32  # steps of a longer block: it divides into chunks without padding
-STEP_ELEMENTS = 1 << 14  # below this, a step costs its dispatch: run several chunks side by side
+BLOCK_ELEMENTS = 5 << 16  # state elements (b k s d n) of a block: 1.25 MiB in float32
+STEP_ELEMENTS = 1 << 16  # below this, a step costs its dispatch: run several chunks side by side
+CHUNK_STEPS = 7  # at least; the maps of an image of 224 x 224 divide into sevens
+SERIAL_STEPS = 64  # fewer are not worth cutting
 
 
 class _Steps(NamedTuple):
     """The inputs of a block in step order, in the compute dtype."""
 
-    u: Tensor  # (b, k, s, d)
-    pre: Tensor  # delta + bias, (b, k, s, d)
-    dt: Tensor  # (b, k, s, d)
-    elapsed: Tensor  # (b, k, s, d)
-    B: Tensor  # (b, k, s, n)
-    C: Tensor  # (b, k, s, n)
-
-    def increments(self) -> Tensor:
-        """x = dt u B, (b, k, s, d, n)."""
-        du = (self.dt * self.u)[..., None]
-        return du.mul_(self.B[..., None, :]) if self.B.shape[-1] == 1 else du * self.B[..., None, :]
+    u: Tensor  # (s, b, k, d)
+    dt: Tensor  # (s, b, k, d)
+    elapsed: Tensor  # (s, b, k, d)
+    B: Tensor  # (s, b, k, n)
+    C: Tensor  # (s, b, k, n)
 
 
 def selective_scan_forward(
@@ -63,17 +63,23 @@ def selective_scan_forward(
 ) -> tuple[Tensor, Tensor]:
     """y (b, k, l, d) or (b, l, d) in u's dtype, and the last state (b, k, d, n)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
-    y = call.new_tokens(delta.shape[3])
-    state = call.new_state()
-    for block in call.blocks():
-        steps = call.steps(*block)
-        h, state = _recurrence(steps.elapsed, call.A, steps.increments(), state)
-        rows = _contract_state(h, steps.C)
-        if call.D is not None:
-            rows.addcmul_(call.D, steps.u)
-        call.put(y, rows, *block)
-    y = call.tokens(y)
-    return (y.sum(1) if reduce_sum else y).to(u.dtype), state
+    d = A.shape[1]
+    y = call.new_tokens(1 if reduce_sum else call.k, d)
+    last_state = call.new_state()
+    for group in call.groups():
+        rows, state = group.new_rows(d), group.part(last_state)
+        for block in group.blocks():
+            y_block = rows[block]
+            steps = group.steps(block, u=y_block)  # until y takes its place
+            h = group.increments(steps)
+            state.copy_(_recurrence(group.decay(steps, overwrite=True), h, state))
+            if group.D is None:
+                y_block.zero_()
+            else:
+                y_block *= group.D
+            _add_contracted(y_block, h, steps.C)
+        group.put(rows, y)
+    return (y.squeeze(1) if reduce_sum else y).to(u.dtype), last_state
 
 
 def selective_scan_backward(
@@ -93,60 +99,68 @@ def selective_scan_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the tensors up to elapsed, in order; grad_y is (b, 1 or k, l, d)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
-    d, n = A.shape[1:]
-    grad_y = grad_y.to(call.dtype).expand(delta.shape).contiguous()
-    blocks = call.blocks()
-    starts = [call.new_state()]
-    for block in blocks[:-1]:
-        steps = call.steps(*block)
-        starts.append(_recurrence(steps.elapsed, call.A, steps.increments(), starts[-1])[1])
+    k, (d, n) = call.k, A.shape[1:]
+    grad_y = grad_y.to(call.dtype).contiguous()
+    gu = call.new_tokens(u.shape[1], d)
+    gdelta, gB, gC = (call.new_tokens(k, width) for width in (d, n, n))
+    gelapsed = call.new_tokens(k, d if elapsed is not None else 0)
+    gA, gD, gbias = call.A.new_zeros(k, d, n), call.A.new_zeros(k, d), call.A.new_zeros(k, d)
+    carries = call.new_state() if grad_last_state is None else grad_last_state
+    for group in call.groups():
+        blocks = group.blocks()
+        starts = [group.part(call.new_state())]
+        for block in blocks[:-1]:
+            steps = group.steps(block)
+            h = group.increments(steps)
+            starts.append(_recurrence(group.decay(steps), h, starts[-1]).clone())
 
-    gu, gdelta, gB, gC = (call.new_tokens(width) for width in (d, d, n, n))
-    gelapsed = call.new_tokens(d if elapsed is not None else 0)
-    gA, gD, gbias = torch.zeros_like(call.A), call.A.new_zeros(1), call.A.new_zeros(1)
-    carry = call.new_state() if grad_last_state is None else grad_last_state
-    for block, start in zip(reversed(blocks), reversed(starts), strict=True):
-        steps, gy = call.steps(*block), call.take(grad_y, *block)
-        h, _ = _recurrence(steps.elapsed, call.A, steps.increments(), start)
-        # Shifted by one step; the carry from the right arrives undecayed.
-        elapsed_next = F.pad(steps.elapsed[:, :, 1:], (0, 0, 0, 1))
-        w = gy[..., None] * steps.C[..., None, :]
-        g, _ = _recurrence(elapsed_next, call.A, w, carry, reverse=True)
-        decay = (steps.elapsed[..., None] * call.A[:, None]).exp_()
-        carry = decay[:, :, 0] * g[:, :, 0]
-        call.put(gC, _contract_channels(gy, h), *block)
-        call.put(gB, _contract_channels(steps.dt * steps.u, g), *block)
-        gB_dot = _contract_state(g, steps.B)
-        h_prev = torch.cat([start[:, :, None], h[:, :, :-1]], dim=2)
-        gdecay = g * decay * h_prev  # gradient of elapsed A
-        gA += (gdecay * steps.elapsed[..., None]).sum((0, 2))
-        gtime = (gdecay * call.A[:, None]).sum(-1)
-        gdt = steps.u * gB_dot
-        if elapsed is None:
-            gdt += gtime
-        else:
-            call.put(gelapsed, gtime, *block)
-            if (padding := call.padding(*block)) is not None:
-                gdt += gtime.where(padding, 0)
-        if delta_softplus:
-            gdt = gdt * torch.where(steps.pre > 20, 1.0, torch.sigmoid(steps.pre))
-        gu_rows = steps.dt * gB_dot
-        if call.D is not None:
-            gu_rows.addcmul_(call.D, gy)
-            gD = gD + (gy * steps.u).sum((0, 2))
-        if delta_bias is not None:
-            gbias = gbias + gdt.sum((0, 2))
-        call.put(gu, gu_rows, *block)
-        call.put(gdelta, gdt, *block)
+        gu_rows, gdt_rows, gB_rows, gC_rows = (group.new_rows(width) for width in (d, d, n, n))
+        ge_rows = group.new_rows(d if elapsed is not None else 0)
+        carry = group.part(carries)
+        for block, start in zip(reversed(blocks), reversed(starts), strict=True):
+            steps, gy = group.steps(block), group.take(grad_y, block)
+            decay, h = group.decay(steps), group.increments(steps)
+            _recurrence(decay, h, start)
+            g = torch.mul(gy[..., None], steps.C[..., None, :], out=call.scratch("g", *h.shape))
+            g[-1].add_(carry)  # undecayed from the right
+            _recurrence(decay[1:], g[:-1], g[-1], reverse=True)
+            carry = decay[0] * g[0]
+            gC_rows[block] = _contract_channels(gy, h)
+            gB_rows[block] = _contract_channels(steps.dt * steps.u, g)
+            gB_dot = _add_contracted(torch.zeros_like(gy), g, steps.B)
+            gdecay = decay.mul_(g)  # gradient of elapsed A
+            gdecay[0].mul_(start)
+            gdecay[1:].mul_(h[:-1])
+            gA[group.routes] += (gdecay * steps.elapsed[..., None]).sum((0, 1))
+            gtime = (gdecay * group.A).sum(-1)
+            gdt = steps.u * gB_dot
+            if elapsed is None:
+                gdt += gtime
+            else:
+                ge_rows[block] = gtime
+                if group.padding is not None:
+                    gdt += gtime.where(group.padding[block], 0)
+            if delta_softplus:
+                gdt *= torch.expm1(-steps.dt).neg_()
+            gdt_rows[block] = gdt
+            torch.mul(steps.dt, gB_dot, out=gu_rows[block])
+            if group.D is not None:
+                gu_rows[block].addcmul_(group.D, gy)
+                gD[group.routes] += (gy * steps.u).sum((0, 1))
+            if delta_bias is not None:
+                gbias[group.routes] += gdt.sum((0, 1))
+        group.put(gu_rows, gu)
+        group.put(gdt_rows, gdelta)
+        group.put(gB_rows, gB)
+        group.put(gC_rows, gC)
+        if elapsed is not None:
+            group.put(ge_rows, gelapsed)
 
-    gu, gdelta, gB, gC = (call.tokens(t) for t in (gu, gdelta, gB, gC))
-    if u.shape[1] != delta.shape[1]:
-        gu = gu.sum(1, keepdim=True)
     return (
         gu.to(u.dtype), gdelta.to(delta.dtype), gA.to(A.dtype), gB.to(B.dtype), gC.to(C.dtype),
         None if D is None else gD.to(D.dtype),
         None if delta_bias is None else gbias.to(delta_bias.dtype),
-        None if elapsed is None else call.tokens(gelapsed).to(elapsed.dtype),
+        None if elapsed is None else gelapsed.to(elapsed.dtype),
     )  # fmt: skip
 
 
@@ -156,11 +170,7 @@ def compute_dtype(u: Tensor) -> torch.dtype:
 
 
 class _Call:
-    """One call's tensors in the compute dtype, and the way between token rows and step order.
-
-    Token tensors (b, k or 1, l, c) are flattened to rows, so that a step is one row index. Outputs
-    have a spare last row, where padding steps write.
-    """
+    """One call's tensors in the compute dtype, and the memory that its blocks share."""
 
     def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
         self.b, self.k, self.l, _ = delta.shape
@@ -168,139 +178,185 @@ class _Call:
         self.u, self.delta, self.B, self.C = (
             t.to(self.dtype).contiguous() for t in (u, delta, B, C)
         )
-        self.A = A.to(self.dtype)
-        self.D, self.delta_bias = (
-            None if t is None else t.to(self.dtype)[:, None] for t in (D, delta_bias)
-        )
         self.elapsed = None if elapsed is None else elapsed.to(self.dtype).contiguous()
+        self.A = A.to(self.dtype)
+        self.D, self.delta_bias = (None if t is None else t.to(self.dtype) for t in (D, delta_bias))
         self.softplus = delta_softplus
         self.complete = complete or routes is None
-        self.routes = routes
-        if routes is not None:
-            self.routes = (routes if routes.dim() == 3 else routes[None]).long()
+        if routes is None:
+            routes = torch.arange(self.l, device=u.device).expand(self.k, -1)
+        self.routes = routes.expand(self.b, -1, -1).long()
+        self._memory: dict[str, Tensor] = {}
 
-    def blocks(self) -> list[tuple[int, int]]:
-        """Cut the steps into even blocks of about BLOCK_ELEMENTS state elements each."""
-        length = self.l if self.routes is None else self.routes.shape[2]
-        fitting = max(1, BLOCK_ELEMENTS // (self.b * self.A.numel()))
-        size = -(-length // -(-length // fitting))
-        if size > BLOCK_MULTIPLE:
-            size = -(-size // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
-        return [(i, min(i + size, length)) for i in range(0, length, size)]
+    def groups(self) -> Iterator[_Group]:
+        """Cut images and routes into groups of at most BLOCK_ELEMENTS, or single routes."""
+        fitting = BLOCK_ELEMENTS // (self.routes.shape[2] * self.A[0].numel())
+        images = max(1, fitting // self.k)
+        routes = self.k if fitting >= self.k else max(1, fitting)
+        for i in range(0, self.b, images):
+            for j in range(0, self.k, routes):
+                yield _Group(self, slice(i, i + images), slice(j, j + routes))
 
-    def steps(self, begin: int, end: int) -> _Steps:
-        """The inputs of steps begin to end."""
-        u, pre, B, C = (self.take(t, begin, end) for t in (self.u, self.delta, self.B, self.C))
-        if self.delta_bias is not None:
-            pre = pre + self.delta_bias
-        dt = elapsed = F.softplus(pre) if self.softplus else pre
-        if self.elapsed is not None:
-            elapsed = self.take(self.elapsed, begin, end)
-            if (padding := self.padding(begin, end)) is not None:
-                elapsed = dt.where(padding, elapsed)
-        return _Steps(u, pre, dt, elapsed, B, C)
-
-    def padding(self, begin: int, end: int) -> Tensor | None:
-        """Which steps are padding, (b or 1, k, end - begin, 1); None where none can be."""
-        return None if self.complete else (self.routes[:, :, begin:end] < 0)[..., None]
-
-    def take(self, x: Tensor, begin: int, end: int) -> Tensor:
-        """Rows of tokens (b, k or 1, l, c) in step order (b, k, end - begin, c); padding is 0."""
-        if self.routes is None:
-            return x[:, :, begin:end].expand(-1, self.k, -1, -1)
-        route = self.routes[:, :, begin:end]
-        tokens = route if self.complete else route.clamp(min=0)
-        rows = self._first_rows(x.shape[1]) + tokens
-        taken = x.flatten(0, 2).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        return taken if self.complete else taken.masked_fill((route < 0)[..., None], 0)
-
-    def put(self, rows: Tensor, steps: Tensor, begin: int, end: int) -> None:
-        """Write steps (b, k, end - begin, c) to their tokens' rows; padding to the spare row."""
-        if self.routes is None:
-            self.tokens(rows)[:, :, begin:end] = steps
-            return
-        route = self.routes[:, :, begin:end]
-        index = self._first_rows(self.k) + route
-        if not self.complete:
-            index = index.where(route >= 0, rows.shape[0] - 1)
-        rows.index_copy_(0, index.flatten(), steps.flatten(0, 2))
-
-    def new_tokens(self, width: int) -> Tensor:
-        """Rows for (b, k, l, width) and the spare one; zero where no step may come by."""
-        new = self.A.new_empty if self.complete else self.A.new_zeros
-        return new(self.b * self.k * self.l + 1, width)
-
-    def tokens(self, rows: Tensor) -> Tensor:
-        """Rows as tokens (b, k, l, c)."""
-        return rows[:-1].unflatten(0, (self.b, self.k, self.l))
+    def new_tokens(self, k: int, width: int) -> Tensor:
+        """Zeros for (b, k, l, width)."""
+        return self.A.new_zeros(self.b, k, self.l, width)
 
     def new_state(self) -> Tensor:
         """A zero state (b, k, d, n)."""
         return self.A.new_zeros(self.b, *self.A.shape)
 
+    def scratch(self, name: str, *shape: int) -> Tensor:
+        """Memory that all blocks share under this name: of a new tensor, every page is a fault."""
+        size = math.prod(shape)
+        if name not in self._memory or self._memory[name].numel() < size:
+            self._memory[name] = self.A.new_empty(size)
+        return self._memory[name][:size].view(shape)
+
+
+class _Group:
+    """Routes of one image, or all routes of several, which advance side by side.
+
+    Rows are in step order (s, b, k, c), with the images and routes of the group.
+    """
+
+    def __init__(self, call: _Call, images: slice, routes: slice):
+        self.call, self.images, self.routes = call, images, routes
+        self.A = call.A[routes]
+        self.D, self.delta_bias = (
+            None if t is None else t[routes] for t in (call.D, call.delta_bias)
+        )
+        tokens = self.part(call.routes).permute(2, 0, 1)
+        self.length, self.b, self.k = tokens.shape
+        steps = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+        visited, self.padding = tokens, None
+        if not call.complete:
+            self.padding = (tokens < 0)[..., None]
+            visited, tokens = tokens.where(tokens >= 0, call.l), tokens.clamp(min=0)
+        # A token that no step visits reads the zeros behind the last step.
+        inverse = tokens.new_full((call.l + 1, self.b, self.k), tokens.numel())
+        self.inverse = inverse.scatter_(0, visited, steps)[:-1].transpose(0, 1)  # (b, l, k)
+        self.rows = {k: (tokens + self._first_rows(k)).flatten() for k in (1, call.k)}
+
     def _first_rows(self, k: int) -> Tensor:
-        """Row of token 0 for every image and route, (b, routes, 1), where k routes have rows."""
-        rows = torch.arange(0, self.b * k * self.l, self.l, device=self.A.device)
-        return rows.view(self.b, k, 1).expand(-1, self.k, -1)
+        """Rows of token 0 (b, k or 1) where k routes have rows of their own."""
+        rows = torch.arange(0, self.call.b * k * self.call.l, self.call.l, device=self.A.device)
+        return rows.view(self.call.b, k)[self.images, self.routes if k > 1 else slice(None)]
+
+    def part(self, x: Tensor) -> Tensor:
+        """Of (b, k, ...), what belongs to the group."""
+        return x[self.images, self.routes]
+
+    def blocks(self) -> list[slice]:
+        """Cut the steps into even blocks of about BLOCK_ELEMENTS state elements."""
+        fitting = max(1, BLOCK_ELEMENTS // (self.b * self.A.numel()))
+        size = -(-self.length // -(-self.length // fitting))
+        if size > CHUNK_STEPS:
+            size = -(-size // CHUNK_STEPS) * CHUNK_STEPS
+        return [slice(i, min(i + size, self.length)) for i in range(0, self.length, size)]
+
+    def steps(self, block: slice, u: Tensor | None = None) -> _Steps:
+        """The inputs of a block; `u` is memory for u."""
+        call = self.call
+        u = self.take(call.u, block, u)
+        B, C = self.take(call.B, block), self.take(call.C, block)
+        pre = self.take(call.delta, block, call.scratch("x", *u.shape))
+        if self.delta_bias is not None:
+            pre += self.delta_bias
+        dt = call.scratch("dt", *u.shape)
+        if call.softplus:  # in a quarter less time than F.softplus; exp(20) + 1 is exp(20)
+            torch.clamp(pre, max=20, out=dt).exp_().log1p_()
+            torch.maximum(dt, pre, out=dt)
+        else:
+            dt.copy_(pre)
+        elapsed = dt
+        if call.elapsed is not None:
+            elapsed = self.take(call.elapsed, block)
+            if self.padding is not None:
+                elapsed = dt.where(self.padding[block], elapsed)
+        return _Steps(u, dt, elapsed, B, C)
+
+    def increments(self, steps: _Steps) -> Tensor:
+        """x = dt u B, (s, b, k, d, n); the memory of delta is free for it."""
+        n = self.A.shape[2]
+        if n == 1:
+            du = torch.mul(steps.dt, steps.u, out=self.call.scratch("x", *steps.dt.shape))
+            return du.mul_(steps.B)[..., None]
+        x = self.call.scratch("x", *steps.dt.shape, n)
+        return torch.mul((steps.dt * steps.u)[..., None], steps.B[..., None, :], out=x)
+
+    def decay(self, steps: _Steps, overwrite: bool = False) -> Tensor:
+        """exp(e A), (s, b, k, d, n); it may overwrite dt, so that all memory stays in the cache."""
+        n = self.A.shape[2]
+        name = "dt" if overwrite and n == 1 else "decay"
+        out = self.call.scratch(name, *steps.dt.shape, n)
+        return torch.mul(steps.elapsed[..., None], self.A, out=out).exp_()
+
+    def take(self, x: Tensor, block: slice, out: Tensor | None = None) -> Tensor:
+        """Rows of tokens (b, k or 1, l, c) for the steps of a block (s, b, k, c); padding is 0."""
+        first, last = block.start * self.b * self.k, block.stop * self.b * self.k
+        rows = self.rows[x.shape[1]][first:last]
+        if out is None:
+            out = x.new_empty(block.stop - block.start, self.b, self.k, x.shape[3])
+        torch.index_select(x.flatten(0, 2), 0, rows, out=out.view(-1, x.shape[3]))
+        return out if self.padding is None else out.masked_fill_(self.padding[block], 0)
+
+    def new_rows(self, width: int) -> Tensor:
+        """(s + 1, b, k, width), of which the last is zero."""
+        rows = self.A.new_empty(self.length + 1, self.b, self.k, width)
+        rows[-1] = 0
+        return rows
+
+    def put(self, rows: Tensor, tokens: Tensor) -> None:
+        """Rows of steps (s + 1, b, k, c) to their tokens (b, k, l, c), or added up (b, 1, l, c)."""
+        rows = rows.flatten(0, 2)
+        if tokens.shape[1] == self.call.k:
+            index = self.inverse.transpose(1, 2).flatten()
+            torch.index_select(rows, 0, index, out=self.part(tokens).view(-1, rows.shape[1]))
+        else:
+            sums = F.embedding_bag(self.inverse.flatten(0, 1), rows, mode="sum")
+            tokens = tokens[self.images]
+            tokens += sums.view(tokens.shape)
 
 
-def _recurrence(
-    elapsed: Tensor, A: Tensor, x: Tensor, state: Tensor, reverse: bool = False
-) -> tuple[Tensor, Tensor]:
-    """h_t = exp(e_t A) h_(t-1) + x_t from `state` (b, k, d, n), or from the end if `reverse`.
+def _recurrence(decay: Tensor, x: Tensor, state: Tensor, reverse: bool = False) -> Tensor:
+    """h_t = decay_t h_(t-1) + x_t from `state` (b, k, d, n), or from the end if `reverse`.
+
+    All h (s, b, k, d, n) are written over x.
 
     Returns:
-        all h (b, k, s, d, n), written over x, and the last one.
+        the last h.
     """
-    b, k, s, d, n = x.shape
-    chunks = _num_chunks(s, max(1, STEP_ELEMENTS // (b * k * d * n)))
-    steps = -(-s // chunks)
-    pad = chunks * steps - s
-    if pad:  # steps of zero length leave the state alone, so they may sit where the scan ends
-        before, after = (pad, 0) if reverse else (0, pad)
-        elapsed = F.pad(elapsed, (0, 0, before, after))
-        x = F.pad(x, (0, 0, 0, 0, before, after))
-    elapsed = elapsed.unflatten(2, (chunks, steps))
-    x = x.unflatten(2, (chunks, steps))
-    x_steps = x.unbind(3)
-    decay_steps = (elapsed[..., None] * A[:, None, None]).exp_().unbind(3)
-    order = range(steps - 1, -1, -1) if reverse else range(steps)
+    size = max(CHUNK_STEPS, -(-len(x) // max(1, STEP_ELEMENTS // state.numel())))
+    if len(x) < SERIAL_STEPS or len(x) < 2 * size:
+        steps = list(zip(decay.unbind(), x.unbind(), strict=True))
+        for decay_t, x_t in reversed(steps) if reverse else steps:
+            state = x_t.addcmul_(decay_t, state)
+        return state
 
-    h = state[:, :, None]
-    if chunks > 1:
-        end = torch.zeros_like(x_steps[0])
-        for t in order:
-            end = torch.addcmul(x_steps[t], decay_steps[t], end)
-        across = torch.exp(elapsed.sum(3)[..., None] * A[:, None])
-        starts = [state]
-        for c in range(chunks - 1, 0, -1) if reverse else range(chunks - 1):
-            starts.append(torch.addcmul(end[:, :, c], across[:, :, c], starts[-1]))
-        h = torch.stack(starts[::-1] if reverse else starts, dim=2)
-    for t in order:
-        h = x_steps[t].addcmul_(decay_steps[t], h)
-    last = h[:, :, 0 if reverse else -1].clone()
-    x = x.flatten(2, 3)
-    if pad:
-        x = x[:, :, pad:] if reverse else x[:, :, :s]
-    return x, last
+    chunks, rest = divmod(len(x), size)
+    body = slice(rest, None) if reverse else slice(len(x) - rest)
+    decays, xs = (t[body].unflatten(0, (chunks, size)) for t in (decay, x))
+    steps = list(zip(decays.unbind(1), xs.unbind(1), strict=True))
+    if reverse:
+        steps.reverse()
+    end = steps[0][1].clone()
+    for decay_t, x_t in steps[1:]:
+        torch.addcmul(x_t, decay_t, end, out=end)
+    last = _recurrence(decays.prod(1), end, state, reverse)
+    h = torch.cat((end[1:], state[None]) if reverse else (state[None], end[:-1]))
+    for decay_t, x_t in steps:
+        h = x_t.addcmul_(decay_t, h)
+    uncut = slice(rest) if reverse else slice(len(x) - rest, None)
+    return _recurrence(decay[uncut], x[uncut], last, reverse)
 
 
-def _num_chunks(length: int, wanted: int) -> int:
-    """About `wanted` chunks, at most sqrt(length); a divisor of the length if one is close."""
-    most = max(1, min(math.isqrt(length), wanted))
-    for chunks in (*range(most, most // 2, -1), *range(most + 1, 2 * most)):
-        if length % chunks == 0:
-            return chunks
-    return most
-
-
-def _contract_state(h: Tensor, C: Tensor) -> Tensor:
-    """<h, C> over n: (b, k, s, d, n), (b, k, s, n) -> (b, k, s, d)."""
+def _add_contracted(y: Tensor, h: Tensor, C: Tensor) -> Tensor:
+    """y += <h, C> over n: (s, b, k, d), (s, b, k, d, n), (s, b, k, n)."""
     if C.shape[-1] == 1:
-        return h[..., 0] * C
-    return (h @ C[..., None])[..., 0]
+        return y.addcmul_(h[..., 0], C)
+    return y.add_((h @ C[..., None])[..., 0])
 
 
 def _contract_channels(x: Tensor, h: Tensor) -> Tensor:
-    """sum over d of x h: (b, k, s, d), (b, k, s, d, n) -> (b, k, s, n)."""
+    """sum over d of x h: (s, b, k, d), (s, b, k, d, n) -> (s, b, k, n)."""
     return (x[..., None, :] @ h)[..., 0, :]
