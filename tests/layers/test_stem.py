@@ -15,6 +15,7 @@ from visionssm.layers import (
     PatchStem,
     ResidualConvStem,
 )
+from visionssm.layers.downsample import convolve_map
 from visionssm.layers.stem import convolve_patches
 
 
@@ -53,6 +54,15 @@ def test_a_convolutional_stem_needs_an_even_patch():
 @pytest.mark.parametrize(("kernel", "size"), [(2, (3, 3)), (3, (4, 3))])
 def test_downsampling_rounds_down_without_padding_and_up_with_it(kernel, size):
     assert ConvDownsample(4, 6, kernel_size=kernel)(torch.randn(2, 7, 6, 4)).shape == (2, *size, 6)
+
+
+@pytest.mark.parametrize("channels", [3, 30])  # more weights than pixels take another way
+@pytest.mark.parametrize(("kernel", "padding"), [(2, 0), (3, 1)])
+def test_maps_of_any_size_are_convolved(channels, kernel, padding):
+    conv = torch.nn.Conv2d(4, channels, kernel, stride=2, padding=padding).double()
+    x = torch.randn(2, 7, 6, 4, dtype=torch.float64)
+    expected = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(convolve_map(conv, x), expected)
 
 
 @pytest.mark.parametrize("size", [(7, 6), (1, 5), (2, 2)])

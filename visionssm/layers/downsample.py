@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from .typing import Layer
+
+
+@register_notrace_function  # looks at sizes and at the device
+def convolve_map(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of channels-last maps: (b, h, w, c) -> (b, h', w', dim).
+
+    On a CPU every call rewrites the weights in another order. Where they are more than the numbers
+    that they meet, those are rewritten instead, and it is a matrix product.
+    """
+    kernel, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3])
+    x = x.permute(0, 3, 1, 2)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return conv(x).permute(0, 2, 3, 1)
+    if len(x) * rows * columns >= conv.out_channels:
+        return conv(x).permute(0, 2, 3, 1)
+    patches = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
+    return F.linear(patches, conv.weight.flatten(1), conv.bias).unflatten(1, (rows, columns))
 
 
 class ConvDownsample(nn.Module):
@@ -32,7 +53,7 @@ class ConvDownsample(nn.Module):
         self.norm = norm_layer(out_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+        return self.norm(self.act(convolve_map(self.conv, x)))
 
 
 class InvertedDownsample(nn.Module):
