@@ -140,10 +140,12 @@ def test_compiles_without_graph_breaks(implementation):
 
 
 def test_the_compiler_takes_it_on_the_cpu(monkeypatch):
-    # else it tries the vector instructions of many processors, in a process each: 20 seconds
+    # Without vectors: it would try those of many processors, in a process each, for 20 seconds.
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
+    scalar = {"cpp.simdlen": 1}  # marks what is cached
     x, weight, bias = make_inputs(Case(1, 6, 1, 3, repeats=2, taps=(7, 1))).values()
-    compiled = torch.compile(partial(depthwise_conv, activation="silu"), fullgraph=True)
+    convolve = partial(depthwise_conv, activation="silu")
+    compiled = torch.compile(convolve, fullgraph=True, options=scalar)
     expected = depthwise_conv(x, weight, bias, activation="silu")
     torch.testing.assert_close(compiled(x, weight, bias), expected)
 
