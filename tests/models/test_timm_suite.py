@@ -44,14 +44,18 @@ def published_size(name: str) -> dict[str, tuple[int, int]]:
 
 
 @functools.cache
+def described(name: str) -> nn.Module:
+    """The model on the meta device, to be looked at alone."""
+    return build(name, "meta")
+
+
 def num_params(name: str) -> int:
-    return sum(p.numel() for p in build(name, "meta").parameters())
+    return sum(p.numel() for p in described(name).parameters())
 
 
-@functools.cache
 def maps_only(name: str) -> bool:
     """Whether every feature of the model is a map, the final one included."""
-    return build(name, "meta").output_fmt != "NLC" and not has_hidden_states(name)
+    return described(name).output_fmt != "NLC" and not has_hidden_states(name)
 
 
 def has_hidden_states(name: str) -> bool:
@@ -204,9 +208,8 @@ def test_features_only(name, feature_cls):
     maps = list(maps.values()) if isinstance(maps, dict) else maps
     nhwc = model.output_fmt == "NHWC"
     assert len(maps) == len(channels)
-    whole = build(name, "meta")
     for x, c, r in zip(maps, channels, reductions, strict=True):
-        s = side(whole, r)
+        s = side(described(name), r)
         assert x.shape == ((1, s, s, c) if nhwc else (1, c, s, s))
 
 
