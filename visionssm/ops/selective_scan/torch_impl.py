@@ -67,7 +67,7 @@ def selective_scan_forward(
     y = call.new_tokens(1 if reduce_sum else call.k, d)
     last_state = call.new_state()
     for group in call.groups():
-        rows, state = group.new_rows(d), group.part(last_state)
+        rows, state = group.rows_of_steps("y", d), group.part(last_state)
         for block in group.blocks():
             y_block = rows[block]
             steps = group.steps(block, u=y_block)  # until y takes its place
@@ -114,8 +114,9 @@ def selective_scan_backward(
             h = group.increments(steps)
             starts.append(_recurrence(group.decay(steps), h, starts[-1]).clone())
 
-        gu_rows, gdt_rows, gB_rows, gC_rows = (group.new_rows(width) for width in (d, d, n, n))
-        ge_rows = group.new_rows(d if elapsed is not None else 0)
+        gu_rows, gdt_rows = (group.rows_of_steps(name, d) for name in ("gu", "gdt"))
+        gB_rows, gC_rows = (group.rows_of_steps(name, n) for name in ("gB", "gC"))
+        ge_rows = group.rows_of_steps("ge", d if elapsed is not None else 0)
         carry = group.part(carries)
         for block, start in zip(reversed(blocks), reversed(starts), strict=True):
             steps, gy = group.steps(block), group.take(grad_y, block)
@@ -206,7 +207,7 @@ class _Call:
         return self.A.new_zeros(self.b, *self.A.shape)
 
     def scratch(self, name: str, *shape: int) -> Tensor:
-        """Memory that all blocks share under this name: of a new tensor, every page is a fault."""
+        """Memory under a name for all blocks in turn: of a new tensor, every page is a fault."""
         size = math.prod(shape)
         if name not in self._memory or self._memory[name].numel() < size:
             self._memory[name] = self.A.new_empty(size)
@@ -300,9 +301,9 @@ class _Group:
         torch.index_select(x.flatten(0, 2), 0, rows, out=out.view(-1, x.shape[3]))
         return out if self.padding is None else out.masked_fill_(self.padding[block], 0)
 
-    def new_rows(self, width: int) -> Tensor:
-        """(s + 1, b, k, width), of which the last is zero."""
-        rows = self.A.new_empty(self.length + 1, self.b, self.k, width)
+    def rows_of_steps(self, name: str, width: int) -> Tensor:
+        """Memory for (s, b, k, width), and a step of zeros behind."""
+        rows = self.call.scratch(name, self.length + 1, self.b, self.k, width)
         rows[-1] = 0
         return rows
 
