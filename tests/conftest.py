@@ -16,6 +16,10 @@ if not torch.cuda.is_available():
 
     speed_up()
 
+from tests.meta_tensors import skip_initialisation  # after the above: timm may import Triton
+
+skip_initialisation()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
