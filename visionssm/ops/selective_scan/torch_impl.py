@@ -264,7 +264,7 @@ class _Group:
         if self.delta_bias is not None:
             pre += self.delta_bias
         dt = call.scratch("dt", *u.shape)
-        if call.softplus:  # in a quarter less time than F.softplus; exp(20) + 1 is exp(20)
+        if call.softplus:  # in a fifth less time than F.softplus; exp(20) + 1 is exp(20)
             torch.clamp(pre, max=20, out=dt).exp_().log1p_()
             torch.maximum(dt, pre, out=dt)
         else:
