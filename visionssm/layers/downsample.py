@@ -14,18 +14,17 @@ from .typing import Layer
 def convolve_map(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution of channels-last maps: (b, h, w, c) -> (b, h', w', dim).
 
-    On a CPU every call rewrites the weights in another order. Where they are more than the numbers
-    that they meet, those are rewritten instead, and it is a matrix product.
+    On a CPU it would copy the weights into another order at every call. Where they are larger than
+    the patches that they meet, those are copied instead, for a matrix product.
     """
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
     rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3])
     x = x.permute(0, 3, 1, 2)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return conv(x).permute(0, 2, 3, 1)
-    if len(x) * rows * columns >= conv.out_channels:
-        return conv(x).permute(0, 2, 3, 1)
-    patches = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
-    return F.linear(patches, conv.weight.flatten(1), conv.bias).unflatten(1, (rows, columns))
+    eager_on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager_on_cpu and len(x) * rows * columns < conv.out_channels:
+        patches = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
+        return F.linear(patches, conv.weight.flatten(1), conv.bias).unflatten(1, (rows, columns))
+    return conv(x).permute(0, 2, 3, 1)
 
 
 class ConvDownsample(nn.Module):
