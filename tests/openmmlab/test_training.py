@@ -68,9 +68,9 @@ def small(path: str, scenes: Path, work_dir: Path, repeats: int = 1):
         if path == DETECTION and name != "train":
             split = "train" if name == "val" else name
             cfg[f"{name}_evaluator"].ann_file = f"{scenes}/annotations/instances_{split}.json"
-    repeated = {"type": "RepeatDataset", "times": repeats, "dataset": cfg.train_dataloader.dataset}
     if repeats > 1:
-        cfg.train_dataloader.dataset = repeated
+        training = cfg.train_dataloader
+        training.dataset = dict(type="RepeatDataset", times=repeats, dataset=training.dataset)
     return cfg
 
 
