@@ -48,10 +48,15 @@ def _channel_offsets(i_d, d, BD: tl.constexpr, SHARE: tl.constexpr):
 
 
 @triton.jit
-def _is_inside(row, column, height, width, dr, dc):
+def _is_inside(
+    m_token, row, column, height, width, dr, dc, KH: tl.constexpr, KW: tl.constexpr
+):  # fmt: skip
     """Which tokens' image has a token at this distance."""
-    inside = (row + dr >= 0) & (row + dr < height)
-    return inside & (column + dc >= 0) & (column + dc < width)
+    if KH > 1:
+        m_token = m_token & (row + dr >= 0) & (row + dr < height)
+    if KW > 1:
+        m_token = m_token & (column + dc >= 0) & (column + dc < width)
+    return m_token
 
 
 @triton.jit
@@ -254,7 +259,7 @@ def _conv_kernel(
         for a in tl.static_range(KH):
             for c in tl.static_range(KW):
                 dr, dc = (top - a, left - c) if ADJOINT else (a - top, c - left)
-                mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
+                mask = _is_inside(m_token, row, column, height, width, dr, dc, KH, KW)[:, None]
                 p = p_x + ((token + (dr * width + dc)) * stride_x + i * d)[:, None] + o_d[None, :]
                 x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
                 w = tl.load(p_taps + ((a * KW + c) * R + i) * d + o_d, mask=m_d, other=0.0)
@@ -292,7 +297,7 @@ def _taps_grad_kernel(
     for a in tl.static_range(KH):
         for c in tl.static_range(KW):
             dr, dc = a - top, c - left
-            mask = (_is_inside(row, column, height, width, dr, dc) & m_token)[:, None]
+            mask = _is_inside(m_token, row, column, height, width, dr, dc, KH, KW)[:, None]
             p = p_x + ((token + (dr * width + dc)) * stride_x)[:, None] + o_d[None, :]
             x = tl.load(p, mask=mask & m_d[None, :], other=0.0).to(tl.float32)
             tl.store(p_partial + (a * KW + c) * R * d, tl.sum(gy * x, 0), mask=m_d)
