@@ -10,6 +10,8 @@ import torch
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
+from mmengine.logging import MMLogger
+
 from benchmarks import dense, registry
 from benchmarks.dense import DenseProblem, dense_tasks, swin
 from benchmarks.measure import Limits, Record, Timing, measure
@@ -50,10 +52,12 @@ def test_wrong_maps_are_not_timed(case, monkeypatch):
     assert {measure(t, CPU, LIMITS, 1e-3, None).status for t in dense_tasks(case, CPU)} == {"wrong"}
 
 
-def test_random_weights_find_instances():
-    problem = DenseProblem(DETECTOR, CPU)
+def test_random_weights_find_instances_and_the_log_goes_on():
+    logger = MMLogger.get_current_instance()
+    level, problem = logger.level, DenseProblem(DETECTOR, CPU)
     samples = problem.prepare_inference(EAGER)()
     assert min(len(sample.pred_instances) for sample in samples) > 50
+    assert logger.level == level  # the logger is the process's
 
 
 @pytest.mark.parametrize("name", [SWIN, MMDET_SWIN])
