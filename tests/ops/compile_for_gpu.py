@@ -76,11 +76,15 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
 
 def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
     """Compile what a call of this size launches, x being a share of a projection."""
-    for name in ("_conv_kernel", "_conv3x3_kernel", "_taps_grad_kernel", "_taps_grad3x3_kernel"):
+    kernels = ("conv", "conv3x3", "conv4x1", "taps_grad", "taps_grad3x3")
+    for name in (f"_{kernel}_kernel" for kernel in kernels):
         setattr(depthwise_conv_impl, name, CompileOnly(getattr(depthwise_conv_impl, name)))
     depthwise_conv_impl.check_device = lambda name, x: None
     x = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d]
-    for *taps, padding, mirrored in ((3, 3, d, (1, 1), False), (4, 1, 2 * d, (3, 0), True)):
+    for *taps, padding, mirrored in (
+        (3, 3, d, (1, 1), False), (4, 1, 2 * d, (3, 0), True), (7, 1, d, (3, 0), False)
+    ):  # fmt: skip
+        x = x if taps[0] == 3 else x[:, :, :1]
         taps, bias = torch.zeros(taps), torch.zeros(taps[-1])
         y = depthwise_conv_impl.depthwise_conv_forward(x, taps, bias, *padding, True, mirrored)
         depthwise_conv_impl.depthwise_conv_backward(y, x, taps, bias, *padding, True, mirrored)

@@ -43,6 +43,9 @@ CASES = [
     Case(2, 7, 5, 4, taps=(1, 1)),
     Case(1, 6, 7, 2, taps=(2, 5), padding=(1, 0)),
     Case(1, 6, 7, 2, repeats=3, taps=(2, 4), padding=(1, 0), mirrored=True),
+    Case(2, 9, 1, 5, repeats=3, taps=(4, 1), padding=(3, 0), activation="silu"),
+    Case(1, 3, 1, 2, taps=(4, 1), padding=(1, 0)),
+    Case(17, 6, 1, 3, repeats=2, taps=(4, 1), padding=(2, 0)),
     Case(2, 9, 1, 5, repeats=2, taps=(4, 1), padding=(3, 0), activation="silu", mirrored=True),
 ]
 

@@ -13,6 +13,9 @@ of a row (of all images, side by side) by a block of channels, and walks down th
 three tiles a row, left, centre and right, each of which goes into the three rows it belongs to:
 three sums are under way. For the gradient of the taps three rows of gy are kept instead.
 
+4 x 1 taps on one column, what scans of sequences have: a program walks down the rows likewise, for
+one repetition, and keeps the last four tiles; the adjoint keeps those of both repetitions.
+
 Other taps: all images' tokens stand in one row-major list, and a program owns a tile of them by a
 block of channels, which it loads once a tap, shifted; the cache answers most of that.
 
@@ -228,6 +231,90 @@ def _taps_grad3x3_kernel(
         _store_tap(p_partial, 9, total, d, o_d, m_d)
 
 
+@triton.jit
+def _four_taps(p_taps, d, o_d, m_d, FLIP: tl.constexpr):
+    """Taps of a column for a block of channels, from the first row read to the last."""
+    first: tl.constexpr = 3 if FLIP else 0
+    step: tl.constexpr = -1 if FLIP else 1
+    w_0 = tl.load(p_taps + first * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    w_1 = tl.load(p_taps + (first + step) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    w_2 = tl.load(p_taps + (first + 2 * step) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    w_3 = tl.load(p_taps + (first + 3 * step) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
+    return w_0[None, :], w_1[None, :], w_2[None, :], w_3[None, :]
+
+
+@triton.jit
+def _load_at(p_x, token, row, height, stride_x, o_d, mask):
+    """The tile of a row, `token` being those of row 0; 0 outside of the image."""
+    p = p_x + ((token + row) * stride_x)[:, None] + o_d[None, :]
+    return tl.load(p, mask=mask & (row >= 0) & (row < height), other=0.0)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _conv4x1_kernel(
+    p_x, p_taps, p_bias, p_gy, p_y, num_columns, height, d, stride_x, stride_gy, run,
+    TOP: tl.constexpr, R: tl.constexpr, MIRRORED: tl.constexpr, ADJOINT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SILU: tl.constexpr, GRADIENT: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """A run of rows of one repetition of sequences (w = 1), or of the sum that the adjoint is."""
+    num_d = tl.cdiv(d, BD)
+    o_d = _channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
+    m_d = o_d < d
+    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
+    mask = (index < num_columns)[:, None] & m_d[None, :]
+    begin = tl.program_id(1) * run
+    end = tl.minimum(begin + run, height)
+    r = tl.program_id(2)
+    token = index.to(tl.int64 if WIDE else tl.int32) * height
+    top = TOP + r % 2 * (3 - 2 * TOP) if MIRRORED else TOP
+    if ADJOINT:
+        top = 3 - top
+    else:
+        p_taps += r * d
+        p_bias += r * d
+        p_gy += r * d
+        p_y += r * d
+    stride_y = d if ADJOINT else R * d
+
+    w_0, w_1, w_2, w_3 = _four_taps(p_taps, R * d, o_d, m_d, ADJOINT)
+    bias = tl.zeros([BC, BD], tl.float32) + _bias(p_bias, o_d, m_d, HAS_BIAS)[None, :]
+    row = begin - top
+    x_0 = _load_at(p_x, token, row, height, stride_x, o_d, mask).to(tl.float32)
+    x_1 = _load_at(p_x, token, row + 1, height, stride_x, o_d, mask).to(tl.float32)
+    x_2 = _load_at(p_x, token, row + 2, height, stride_x, o_d, mask).to(tl.float32)
+    x_next = _load_at(p_x, token, row + 3, height, stride_x, o_d, mask)
+    if ADJOINT and R == 2:
+        v_0, v_1, v_2, v_3 = _four_taps(p_taps + d, R * d, o_d, m_d, ADJOINT)
+        p_z = p_x + d
+        from_x = top - (TOP if MIRRORED else 3 - TOP)  # rows
+        row += from_x
+        z_0 = _load_at(p_z, token, row, height, stride_x, o_d, mask).to(tl.float32)
+        z_1 = _load_at(p_z, token, row + 1, height, stride_x, o_d, mask).to(tl.float32)
+        z_2 = _load_at(p_z, token, row + 2, height, stride_x, o_d, mask).to(tl.float32)
+        z_next = _load_at(p_z, token, row + 3, height, stride_x, o_d, mask)
+    for i in range(begin, end):
+        row = i + 4 - top  # loaded a row early
+        x_3 = x_next.to(tl.float32)
+        x_next = _load_at(p_x, token, row, height, stride_x, o_d, mask)
+        y = bias + w_0 * x_0
+        y += w_1 * x_1
+        y += w_2 * x_2
+        y += w_3 * x_3
+        x_0, x_1, x_2 = x_1, x_2, x_3
+        if ADJOINT and R == 2:
+            z_3 = z_next.to(tl.float32)
+            z_next = _load_at(p_z, token, row + from_x, height, stride_x, o_d, mask)
+            y += v_0 * z_0
+            y += v_1 * z_1
+            y += v_2 * z_2
+            y += v_3 * z_3
+            z_0, z_1, z_2 = z_1, z_2, z_3
+        o_gy = ((token + i) * stride_gy)[:, None] + o_d[None, :]
+        y = _finish(y, p_gy, o_gy, mask, SILU, GRADIENT)
+        tl.store(p_y + ((token + i) * stride_y)[:, None] + o_d[None, :], y, mask=mask)
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def _conv_kernel(
     p_x, p_taps, p_bias, p_gy, p_y, num_tokens, height, width, d, stride_x, stride_gy,
@@ -366,6 +453,14 @@ def _convolve(
                 *pointers, b * w, h, w, d, stride_x, stride_gy, run,
                 FLIP=adjoint, BC=COLUMNS, num_warps=_column_warps(flags), **flags,
             )  # fmt: skip
+        elif (kh, kw, w) == (4, 1, 1) and not (adjoint and m > 2 * d):
+            columns = min(COLUMNS, triton.next_power_of_2(b))
+            (blocks, runs), run = _columns(b, h, w, d, columns)
+            _conv4x1_kernel[(blocks, runs, 1 if adjoint else m // d)](
+                *pointers, b, h, d, stride_x, stride_gy, run,
+                TOP=top, R=m // d, MIRRORED=mirrored, ADJOINT=adjoint,
+                BC=columns, num_warps=_column_warps(flags, columns), **flags,
+            )  # fmt: skip
         else:
             blocks = triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"])
             _conv_kernel[(blocks, 1 if adjoint else m // d)](
@@ -417,10 +512,11 @@ def _is_3x3(kh: int, kw: int, top: int, left: int, repeats: int) -> bool:
     return (kh, kw, top, left, repeats) == (3, 3, 1, 1, 1)
 
 
-def _columns(b: int, h: int, w: int, d: int) -> tuple[tuple[int, int], int]:
+def _columns(b: int, h: int, w: int, d: int, columns: int = COLUMNS) -> tuple[tuple[int, int], int]:
     """Grid of programs that walk down the rows, and how many rows each walks."""
-    blocks = triton.cdiv(b * w, COLUMNS) * triton.cdiv(d, _block(d))
-    run = min(h, max(MIN_ROWS, triton.cdiv(h, triton.cdiv(PROGRAMS, blocks))))
+    blocks = triton.cdiv(b * w, columns) * triton.cdiv(d, _block(d))
+    wanted = triton.cdiv(PROGRAMS * COLUMNS // columns, blocks)
+    run = min(h, max(MIN_ROWS, triton.cdiv(h, wanted)))
     return (blocks, triton.cdiv(h, run)), run
 
 
@@ -432,9 +528,9 @@ def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     )
 
 
-def _column_warps(flags: dict) -> int:
+def _column_warps(flags: dict, columns: int = COLUMNS) -> int:
     """Warps whose threads hold one token each, by their share of channels."""
-    return max(1, COLUMNS * flags["BD"] // flags["SHARE"] // 32)
+    return max(1, columns * flags["BD"] // flags["SHARE"] // 32)
 
 
 def _with_token_stride(x: Tensor) -> tuple[Tensor, int]:
