@@ -76,8 +76,8 @@ def compile_hsm_ssd(b: int, l: int, d: int, n: int) -> None:
 
 def compile_depthwise_conv(b: int, h: int, w: int, d: int) -> None:
     """Compile what a call of this size launches, x being a share of a projection."""
-    kernels = ("conv", "conv3x3", "conv4x1", "taps_grad", "taps_grad3x3")
-    for name in (f"_{kernel}_kernel" for kernel in kernels):
+    kernels = ("conv", "conv3x3", "conv4x1", "taps_grad", "taps_grad3x3", "taps_grad4x1")
+    for name in (f"{kernel}_kernel" for kernel in kernels):
         setattr(depthwise_conv_impl, name, CompileOnly(getattr(depthwise_conv_impl, name)))
     depthwise_conv_impl.check_device = lambda name, x: None
     x = torch.zeros(b, h, w, 2 * d).bfloat16()[..., :d]

@@ -30,8 +30,8 @@ def test_every_kernel_compiles(kernels):
     assert {name for name, _, _ in kernels} == {
         "forward_kernel", "carry_kernel", "backward_kernel",
         "_hsm_ssd_forward_kernel", "_hsm_ssd_backward_kernel",
-        "_conv_kernel", "_conv3x3_kernel", "_conv4x1_kernel",
-        "_taps_grad_kernel", "_taps_grad3x3_kernel",
+        "conv_kernel", "conv3x3_kernel", "conv4x1_kernel",
+        "taps_grad_kernel", "taps_grad3x3_kernel", "taps_grad4x1_kernel",
         "_state_fusion_kernel", "_state_fusion_input_grad_kernel",
         "_state_fusion_weight_grad_kernel",
     }  # fmt: skip
