@@ -99,7 +99,7 @@ test_evaluator = dict(
     metric=["bbox", "segm"],
 )
 
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=8, val_interval=2)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=12, val_interval=3)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",
