@@ -49,9 +49,9 @@ def test_equals_reference(implementation, shape, routing):
         "partial": random_routes(k, l, steps=max(1, l // 2)),
         "per_image": random_routes(k, l, batch=b),
     }[routing]
-    inputs = make_inputs(*shape)
-    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="reference")
-    actual = outputs_and_gradients(inputs, routes=routes, implementation=implementation)
+    inputs, how = make_inputs(*shape), {"routes": routes, "complete": routing == "permutation"}
+    exact = outputs_and_gradients(to_double(inputs), implementation="reference", **how)
+    actual = outputs_and_gradients(inputs, implementation=implementation, **how)
     assert_results_close(actual, exact, l)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.ops.scan_cases import (
 )
 from visionssm.ops import selective_scan
 
+triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 pytestmark = pytest.mark.gpu
 
 
@@ -38,10 +40,26 @@ def test_equals_float64(dtype, length, k, d, n):
     # The float64 side is chunked PyTorch, itself held to the loop by the CPU tests.
     how = {"routes": routes, "reduce": "sum", "implementation": "torch"}
     exact = outputs_and_gradients(to_double(inputs), **how)
-    actual = outputs_and_gradients(inputs, routes=routes, reduce="sum")
-    assert_results_close(actual, exact, length, added_up(to_double(inputs), **how))
-    again = outputs_and_gradients(inputs, routes=routes, reduce="sum")
-    assert all(torch.equal(actual[name], again[name]) for name in actual)
+    addends = added_up(to_double(inputs), **how)
+    for complete in (False, True):  # with masks for padding steps, and without
+        how = {"routes": routes, "reduce": "sum", "complete": complete}
+        actual = outputs_and_gradients(inputs, **how)
+        assert_results_close(actual, exact, length, addends)
+        again = outputs_and_gradients(inputs, **how)
+        assert all(torch.equal(actual[name], again[name]) for name in actual)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [3, 16])
+def test_tiles_of_many_channels(dtype, n):
+    """As many programs as it takes for the forward pass to give each two channels a thread."""
+    inputs = make_inputs(96, 2, 37, 384, n, dtype=dtype, device="cuda")
+    u, delta, A, B, C, D, bias = (t.detach() for t in inputs.values())
+    call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, True, True)
+    assert call.forward_tile()["BD"] == 64
+    exact = outputs_and_gradients(to_double(inputs), implementation="torch")
+    addends = added_up(to_double(inputs), implementation="torch")
+    assert_results_close(outputs_and_gradients(inputs), exact, 37, addends)
 
 
 @pytest.mark.parametrize("n", [1, 16, 64])

@@ -142,7 +142,7 @@ class _Call:
 
     def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
         """Scan all segments from `carry`, which receives their last states."""
-        b, k, l, d, n = self.sizes
+        b, k, l, d, _ = self.sizes
         tile = self.forward_tile()
         forward_kernel[self.grid(tile["BD"])](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),

@@ -16,9 +16,9 @@ route in tiles of steps, gathering token rows by the route.
 The elapsed time e_t is the step size dt_t unless the caller gives it, and in padding steps always.
 Times are kept times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
 
-A thread owns channels, never shares one: what is recurrent stays in its registers, without exchange
-between threads. The alignment hint in `channel_offsets` is what makes the compiler choose that
-layout. What the registers hold depends on the pass:
+A thread owns channels (with more than 32 states two threads share one): what is recurrent stays in
+its registers, without exchange between threads. The alignment hint in `channel_offsets` is what
+makes the compiler choose that layout. What the registers hold depends on the pass:
 
 - Forward with one state: all 16 steps of a tile, scanned by serial multiply-adds.
 - Forward with several: all states of a channel, which take four steps a tile. They never leave the
