@@ -20,11 +20,11 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ SCANS = (
 CLASSES = 10
 MARGIN = 2  # black pixels around an image, which make it 32 x 32, and the most that it is shifted
 TIMED_SECONDS = 1.0
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,7 @@ def study(
     trainings = [
         Training(folder, scan, seed, budget, str(device)) for seed in range(seeds) for scan in scans
     ]
-    for training, accuracy in finished(trainings, jobs):
+    for training, accuracy in finished(train, trainings, jobs):
         row = next(row for row in rows if row["scan"] == training.scan)
         row["accuracies"][training.seed] = accuracy
         results["seconds"] = time.perf_counter() - begin
@@ -256,13 +259,15 @@ def study(
     return results
 
 
-def finished(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Training, float]]:
-    """Results as they come."""
+def finished(
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], jobs: int
+) -> Iterator[ResultT]:
+    """What `function` makes of each task, as it comes, by `jobs` processes; 1 is this one."""
     if jobs == 1:
-        yield from map(train, trainings)
+        yield from map(function, tasks)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(train, training) for training in trainings]):
+        for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
 
 
