@@ -49,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=peers,
         help=f"peers to measure in the same run; default: {', '.join(peers)}",
     )
-    option("--filter", default="", help="text in 'case | contender | mode | quantity' of a row")
+    option(
+        "--filter",
+        nargs="+",
+        metavar="TEXT",
+        default=[""],
+        help="rows with one of these texts in their 'case | contender | mode | quantity'",
+    )
     option("--seconds", type=float, default=0.5, help="of each measurement; default: %(default)s")
     option("--out", type=Path, help="folder of the results; default: benchmarks/results/DEVICE")
     args = parser.parse_args(argv)
@@ -65,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_arguments(
-    suites: Sequence[str], compare: Sequence[str], filter: str, seconds: float
+    suites: Sequence[str], compare: Sequence[str], filter: Sequence[str], seconds: float
 ) -> None:
     """Raise ValueError, naming the argument, unless these suites can be measured here."""
     for suite in suites:
@@ -77,25 +83,30 @@ def check_arguments(
         if name not in registry.peer_names():
             raise ValueError(f"compare: expected some of {registry.peer_names()}, got {name!r}")
     if not any(cases_of(suite, compare, filter) for suite in suites):
-        raise ValueError(f"filter: expected text of a row of {list(suites)}, got {filter!r}")
+        raise ValueError(f"filter: expected text of a row of {list(suites)}, got {list(filter)}")
     if not seconds > 0:
         raise ValueError(f"seconds: expected a positive number, got {seconds}")
 
 
-def cases_of(suite: str, compare: Sequence[str], filter: str) -> list[Case]:
+def cases_of(suite: str, compare: Sequence[str], filter: Sequence[str]) -> list[Case]:
     """Cases with a row that the filter leaves: the peers' first, as they may set a goal."""
     peers = [case for case in registry.PEERS.get(suite, ()) if case.model in compare]
     return [
         case
         for case in (*peers, *registry.SUITES[suite])
-        if any(filter in task.label for task in tasks_of(case, torch.device("cpu"), compare))
+        if any(passes(task, filter) for task in tasks_of(case, torch.device("cpu"), compare))
     ]
+
+
+def passes(task: Task, filter: Sequence[str]) -> bool:
+    """Whether the label of a row has one of the texts in it."""
+    return any(text in task.label for text in filter)
 
 
 def run_suite(
     suite: str,
     compare: Sequence[str],
-    filter: str = "",
+    filter: Sequence[str] = ("",),
     seconds: float = 0.5,
     out: Path | None = None,
 ) -> list[Record]:
@@ -104,7 +115,7 @@ def run_suite(
     Args:
         suite: a key of `registry.SUITES`.
         compare: names of peers, see `registry.peer_names`.
-        filter: only rows whose label contains this text; the files are named after it.
+        filter: only rows whose label contains one of these texts; the files are named after them.
         seconds: of each measurement.
         out: folder of the results; None is benchmarks/results/ and the device's name.
 
@@ -122,19 +133,19 @@ def run_cases(
     cases: Sequence[Case],
     device: torch.device,
     compare: Sequence[str],
-    filter: str,
+    filter: Sequence[str],
     seconds: float,
     out: Path | None,
 ) -> list[Record]:
     """`run_suite` on cases and a device of the caller's choice."""
     folder = out or RESULTS / environment.slug(environment.device_name(device))
-    stem = "-".join(part for part in (suite, environment.slug(filter)) if part)
+    stem = "-".join(part for part in (suite, environment.slug(" ".join(filter))) if part)
     facts = environment.describe(device)
     limits = measure_limits(device, cases[0].dtype, seconds)
     records: list[Record] = []
     for case in cases:
         for task in tasks_of(case, device, compare):
-            if filter in task.label:
+            if passes(task, filter):
                 records.append(run_task(task, device, limits, seconds, records))
                 print(report.line(records[-1]), flush=True)
         torch.compiler.reset()
