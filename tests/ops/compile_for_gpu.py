@@ -54,7 +54,7 @@ def compile_call(
     """Compile what a call of this size launches, CPU tensors standing in for CUDA's."""
     triton_impl._split_length = lambda length, *_: (-(-length // segment), segment)
     u, delta, B, C = (torch.zeros(b, k, l, width).bfloat16() for width in (d, d, n, n))
-    A, D, delta_bias = torch.zeros(k, d, n), torch.zeros(k, d), torch.zeros(k, d)
+    A, D, delta_bias = torch.zeros(k, n, d), torch.zeros(k, d), torch.zeros(k, d)
     elapsed = torch.zeros(b, k, l, d) if has_elapsed else None
     routes = torch.zeros(k, l, dtype=torch.int32)
     inputs = (u, delta, A, B, C, D, delta_bias, elapsed, routes)

@@ -14,6 +14,7 @@ from visionssm.ops.selective_scan import triton_impl
 
 def _op_args(implementation, save_states=True, elapsed=False):
     inputs = make_inputs(2, 2, 18, 3, 2, elapsed=elapsed)
+    inputs["A"] = inputs["A"].detach().mT.contiguous().requires_grad_()
     return (
         *inputs.values(), *([] if elapsed else [None]), random_routes(2, 18),
         True, True, True, save_states, implementation,

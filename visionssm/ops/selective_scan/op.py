@@ -1,7 +1,9 @@
 """torch.library registration: one forward and one backward operator for CPU and CUDA.
 
 Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
-counter, whichever implementation runs it.
+counter, whichever implementation runs it. What the compiler does well stays outside of the nodes:
+A has its channels innermost, (k, n, d), and gradients that programs computed in parts, for A, B, C,
+D and delta_bias, come as the parts (parts, ...).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def selective_scan_op(
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
     if triton:  # here the compiler fuses what copies and adds up routes with its neighbours
         u = u.expand_as(delta)
+    A = A.mT.contiguous() if triton else A.mT
     differentiable = (u, delta, A, B, C, D, delta_bias, elapsed)
     save_states = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in differentiable
@@ -64,7 +67,7 @@ def _forward(
         )  # fmt: skip
     with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
         y, last_state = torch_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, elapsed, routes,
+            u, delta, A.mT, B, C, D, delta_bias, elapsed, routes,
             delta_softplus, reduce_sum, complete,
         )  # fmt: skip
     return y, last_state, last_state.new_empty(0)
@@ -74,14 +77,20 @@ def _backward(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
-    inputs = (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
-        grads = triton_impl.selective_scan_backward(*inputs, states, delta_softplus, complete)
+        grads = triton_impl.selective_scan_backward(
+            grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+            delta_softplus, complete,
+        )  # fmt: skip
     else:
         with torch.autocast(u.device.type, enabled=False):
-            grads = torch_impl.selective_scan_backward(*inputs, delta_softplus, complete)
+            gu, gdelta, gA, *sums, gelapsed = torch_impl.selective_scan_backward(
+                grad_y, grad_last_state, u, delta, A.mT, B, C, D, delta_bias, elapsed, routes,
+                delta_softplus, complete,
+            )  # fmt: skip
+        grads = (gu, gdelta, gA.mT[None], *(x if x is None else x[None] for x in sums), gelapsed)
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -91,7 +100,8 @@ def _forward_fake(
 ):  # fmt: skip
     b, k, l, d = delta.shape
     y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
-    last_state = u.new_empty((b, *A.shape), dtype=torch_impl.compute_dtype(u))
+    n = A.shape[1]
+    last_state = u.new_empty((b, k, d, n), dtype=torch_impl.compute_dtype(u))
     states_shape: tuple[int, ...] = (0,)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
@@ -99,7 +109,7 @@ def _forward_fake(
         last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
         length = l if routes is None else routes.shape[-1]
         if save_states:
-            states_shape = triton_impl.saved_states_shape(b, k, length, d, A.shape[2])
+            states_shape = triton_impl.saved_states_shape(b, k, length, d, n)
     return y, last_state, last_state.new_empty(states_shape)
 
 
@@ -107,15 +117,30 @@ def _backward_fake(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
-    gradients = [
-        A.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in (u, delta, A, B, C, D, delta_bias, elapsed)
-    ]
+    def empty(x: Tensor | None) -> Tensor:
+        if x is None:
+            return A.new_empty(0)
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    gdelta = empty(delta)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
-        gradients[1] = triton_impl.empty_like_tokens(delta)
-    return tuple(gradients)
+        gdelta = triton_impl.empty_like_tokens(delta)
+        by_channels, by_images = triton_impl.num_parts(delta)
+        f32 = torch.float32
+        parts = [
+            A.new_empty(0) if x is None else x.new_empty((count, *x.shape), dtype=f32)
+            for x, count in zip(
+                (A, B, C, D, delta_bias),
+                (by_images, by_channels, by_channels, by_images, by_images),
+                strict=True,
+            )
+        ]
+    else:
+        parts = [empty(x) if x is None else empty(x)[None] for x in (A.mT, B, C, D, delta_bias)]
+        parts[0] = parts[0].mT
+    return empty(u), gdelta, *parts, empty(elapsed)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -127,7 +152,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y, grad_last_state, _):
     *tensors, states = ctx.saved_tensors
-    u, delta, D, delta_bias, elapsed = (tensors[i] for i in (0, 1, 5, 6, 7))
+    u, delta, elapsed = (tensors[i] for i in (0, 1, 7))
     delta_softplus, reduce_sum, complete, implementation = ctx.flags
     if grad_y is None:
         grad_y = u.new_zeros(()).expand(delta.shape)
@@ -135,14 +160,20 @@ def _autograd(ctx, grad_y, grad_last_state, _):
         grad_y = grad_y.unsqueeze(1)
     if grad_y.stride(1) == 0:  # the same one, which the compiler would repeat for a (b, k, l, d)
         grad_y = grad_y[:, :1]
-    grads = torch.ops.visionssm.selective_scan_backward(
+    gu, gdelta, *parts, gelapsed = torch.ops.visionssm.selective_scan_backward(
         grad_y, grad_last_state, *tensors, states, delta_softplus, complete, implementation
     )
-    gu, gdelta, gA, gB, gC, gD, gbias, gelapsed = grads
-    return (
-        gu, gdelta, gA, gB, gC, None if D is None else gD, None if delta_bias is None else gbias,
-        None if elapsed is None else gelapsed, None, None, None, None, None, None,
-    )  # fmt: skip
+    sums = (_add_up(grad, x) for grad, x in zip(parts, tensors[2:7], strict=True))
+    gelapsed = None if elapsed is None else gelapsed
+    return gu, gdelta, *sums, gelapsed, None, None, None, None, None, None
+
+
+def _add_up(parts: Tensor, x: Tensor | None) -> Tensor | None:
+    """The gradient of x from its parts (parts, *x.shape)."""
+    if x is None:
+        return None
+    total = parts[0] if parts.shape[0] == 1 else parts.sum(0)
+    return total.to(x.dtype)
 
 
 for _device in ("CPU", "CUDA"):
@@ -159,7 +190,7 @@ def _scan_flops(delta_shape, A_shape, D_shape, routes_shape) -> int:
     """9 operations a step, channel and state (exp, decay, input, update, readout), 2 for D."""
     b, k, l, d = delta_shape
     steps = l if routes_shape is None else routes_shape[-1]
-    return b * k * steps * d * (9 * A_shape[-1] + (2 if D_shape is not None else 0))
+    return b * k * steps * d * (9 * A_shape[1] + (2 if D_shape is not None else 0))
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan)

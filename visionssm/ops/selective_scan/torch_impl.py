@@ -96,7 +96,7 @@ def selective_scan_backward(
     routes: Tensor | None,
     delta_softplus: bool,
     complete: bool,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of the tensors up to elapsed, in order; grad_y is (b, 1 or k, l, d)."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     k, (d, n) = call.k, A.shape[1:]

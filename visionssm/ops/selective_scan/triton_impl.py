@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from ..launch import check_device, device_of, interpreting, unit_stride
-from .kernels import LN2, backward_kernel, carry_kernel, forward_kernel
+from .kernels import backward_kernel, carry_kernel, forward_kernel
 
 STEPS = 16  # of a tile, and between two saved states
 CHANNELS = 32  # of a tile, at most: one a thread
@@ -31,6 +31,16 @@ def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int
 
 def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
     return (b, k, triton.cdiv(length, STEPS), n, d)
+
+
+def num_parts(delta: Tensor) -> tuple[int, int]:
+    """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
+    return triton.cdiv(delta.shape[3], _block_of_channels(delta.shape[3])), delta.shape[0]
+
+
+def _block_of_channels(d: int) -> int:
+    """Channels of a program; in the interpreter idle lanes cost time."""
+    return min(CHANNELS, max(2, triton.next_power_of_2(d))) if interpreting() else CHANNELS
 
 
 def selective_scan_forward(
@@ -57,7 +67,7 @@ def selective_scan_backward(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
     delta_softplus, complete,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed)."""
+    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     with device_of(u):
@@ -73,24 +83,21 @@ class _Call:
     def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
         check_device("u", u)
         b, k, l, d = delta.shape
-        self.sizes = b, k, l, d, A.shape[2]
+        self.sizes = b, k, l, d, A.shape[1]
         self.u, self.delta = unit_stride(u), unit_stride(delta)
         self.elapsed = None if elapsed is None else unit_stride(elapsed)
         # B and C are slices of one projection as a rule, and then share dtype and strides.
-        self.dtypes = B.dtype, C.dtype
         if B.dtype != C.dtype:
             B, C = B.float(), C.float()
         if B.stride() != C.stride():
             B, C = B.contiguous(), C.contiguous()
         self.B, self.C = B, C
-        self.A = A.transpose(1, 2).contiguous()  # channels innermost, as in the states
+        self.A = A.contiguous()  # (k, n, d), channels innermost as in the states
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.routes = None if routes is None else routes.contiguous()
         self.length = l if routes is None else routes.shape[-1]
         self.zero_rows = routes is not None and not complete
-        self.channels = CHANNELS
-        if interpreting():  # idle lanes cost time there
-            self.channels = min(CHANNELS, max(2, triton.next_power_of_2(d)))
+        self.channels = _block_of_channels(d)
         self.num_blocks = triton.cdiv(d, self.channels)
         self.num_segments, self.segment = _split_length(
             self.length, b * k * self.num_blocks, u.device
@@ -187,20 +194,18 @@ class _Call:
             gdelta.zero_()
         new_rows = self.u.new_zeros if self.zero_rows else self.u.new_empty
         gB, gC = (new_rows(self.num_blocks, b, k, l, n, dtype=f32) for _ in range(2))
-        gA = carry.new_zeros(*carry.shape[:3], n, d)
+        new_sums = carry.new_empty if n == 1 else carry.new_zeros  # of several, tiles add to them
+        gA = new_sums(*carry.shape[:3], n, d)
         gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
         self._launch_backward(
             grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, gelapsed, SUMMARY=False
         )
         if shared_u:
             gu = gu.sum(1, keepdim=True)
-        gA = gA.sum((0, 2)).transpose(1, 2) * LN2.value
+        gA, gD, gbias = (t.sum(2) if self.num_segments > 1 else t[:, :, 0] for t in (gA, gD, gbias))
         return (
-            gu, gdelta, gA.to(self.A.dtype).contiguous(), gB.sum(0).to(self.dtypes[0]),
-            gC.sum(0).to(self.dtypes[1]),
-            None if self.D is None else gD.sum((0, 2)).to(self.D.dtype),
-            None if self.delta_bias is None else gbias.sum((0, 2)).to(self.delta_bias.dtype),
-            gelapsed,
+            gu, gdelta, gA, gB, gC, None if self.D is None else gD,
+            None if self.delta_bias is None else gbias, gelapsed,
         )  # fmt: skip
 
     def _launch_backward(

@@ -37,13 +37,12 @@ pass computes each segment's end from a zero state and its total time, `carry_ke
 ends across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 
-Sums over channel blocks, batch and segments go through partial buffers and a reduction in a fixed
-order: no atomics, the same bits every run. All arithmetic is float32.
+Sums over channel blocks, batch and segments are left in parts, which are added up in a fixed order
+afterwards (`..op`): no atomics, the same bits every run. All arithmetic is float32.
 """
 
 from .backward import backward_kernel
 from .carry import carry_kernel
 from .forward import forward_kernel
-from .tile import LN2
 
-__all__ = ["LN2", "backward_kernel", "carry_kernel", "forward_kernel"]
+__all__ = ["backward_kernel", "carry_kernel", "forward_kernel"]

@@ -221,7 +221,7 @@ def backward_kernel(
                 gdu += g * Bn[:, None]
                 ga = r * h_prev  # gradient of e A_n
                 ge += ga * A_n[None, :]
-                gA_n += tl.sum(ga * e2, 0)
+                gA_n += tl.sum(ga * e2, 0) * LN2
                 if N > 1:
                     tl.store(p_gA + n * d + o_d, gA_n, mask=m_d)
             if N > 1:
