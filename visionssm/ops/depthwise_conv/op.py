@@ -20,7 +20,7 @@ _lib.define(
 )
 _lib.define(
     "depthwise_conv_backward(Tensor grad_y, Tensor x, Tensor taps, Tensor? bias, int top, "
-    "int left, bool silu, bool mirrored) -> (Tensor, Tensor, Tensor)"
+    "int left, bool silu, bool mirrored) -> (Tensor, Tensor)"
 )
 
 
@@ -46,10 +46,7 @@ def _forward(x, taps, bias, top, left, silu, mirrored):
 def _backward(grad_y, x, taps, bias, top, left, silu, mirrored):
     from . import triton_impl
 
-    gx, gtaps, gbias = triton_impl.depthwise_conv_backward(
-        grad_y, x, taps, bias, top, left, silu, mirrored
-    )
-    return gx, gtaps, taps.new_empty(0) if gbias is None else gbias
+    return triton_impl.depthwise_conv_backward(grad_y, x, taps, bias, top, left, silu, mirrored)
 
 
 def _forward_fake(x, taps, bias, top, left, silu, mirrored):
@@ -57,8 +54,9 @@ def _forward_fake(x, taps, bias, top, left, silu, mirrored):
 
 
 def _backward_fake(grad_y, x, taps, bias, top, left, silu, mirrored):
-    gbias = taps.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    return x.new_empty(x.shape), taps.new_empty(taps.shape), gbias
+    kh, kw, m = taps.shape
+    gtaps = taps.new_empty((kh * kw + (bias is not None), m), dtype=torch.float32)
+    return x.new_empty(x.shape), gtaps
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -68,10 +66,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y):
     x, taps, bias = ctx.saved_tensors
-    gx, gtaps, gbias = torch.ops.visionssm.depthwise_conv_backward(
-        grad_y, x, taps, bias, *ctx.options
-    )
-    return gx, gtaps, None if bias is None else gbias, None, None, None, None
+    gx, sums = torch.ops.visionssm.depthwise_conv_backward(grad_y, x, taps, bias, *ctx.options)
+    kh, kw, m = taps.shape
+    gtaps = sums[: kh * kw].view(kh, kw, m).to(taps.dtype)
+    return gx, gtaps, None if bias is None else sums[-1].to(bias.dtype), None, None, None, None
 
 
 for _device in ("CPU", "CUDA"):

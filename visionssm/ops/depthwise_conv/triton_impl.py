@@ -48,15 +48,18 @@ def depthwise_conv_backward(
     left: int,
     silu: bool,
     mirrored: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of (x, taps, bias). What was activated was not kept, and is computed again."""
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and, one float32 row after the other, taps and bias (kh kw + 1 or 0, m).
+
+    What was activated was not kept, and is computed again.
+    """
     check_device("x", x)
     if silu:
         grad_y = _convolve(
             x, taps, bias, top, left, mirrored, x.shape[3], grad_y.dtype, grad_y=grad_y
         )
     gx = _convolve(grad_y, taps, None, top, left, mirrored, x.shape[3], x.dtype, adjoint=True)
-    return gx, *_taps_grad(grad_y, x, taps, bias, top, left, mirrored)
+    return gx, _taps_grad(grad_y, x, taps, bias, top, left, mirrored)
 
 
 def _convolve(
@@ -111,7 +114,7 @@ def _taps_grad(
     top: int,
     left: int,
     mirrored: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> Tensor:
     b, h, w, d = x.shape
     kh, kw, m = taps.shape
     grad_y, stride_gy = _with_token_stride(grad_y)
@@ -141,8 +144,7 @@ def _taps_grad(
                 KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored, BT=GRAD_TOKENS,
                 num_warps=WARPS, **flags,
             )  # fmt: skip
-    gtaps = partial[:, : kh * kw].sum(0).view(kh, kw, m).to(taps.dtype)
-    return gtaps, None if bias is None else partial[:, kh * kw].sum(0).to(bias.dtype)
+    return partial.sum(0)
 
 
 def _is_3x3(kh: int, kw: int, top: int, left: int, repeats: int) -> bool:
