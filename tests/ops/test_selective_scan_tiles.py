@@ -12,12 +12,10 @@ from visionssm.ops import selective_scan
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 
-# b, k, l, d, n, and channels of a tile: many programs of full width, half of them idle otherwise,
-# too few programs, more states than fit.
+# b, k, l, d, n, and channels of a tile: full width, few channels, more states than fit.
 TILES = [
-    ((2, 4, 6, 64, 3), 64),
-    ((2, 4, 6, 72, 2), 32),
     ((1, 2, 18, 64, 2), 32),
+    ((1, 2, 6, 3, 3), 4),
     ((1, 1, 9, 33, 40), 16),
 ]
 

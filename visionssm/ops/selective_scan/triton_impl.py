@@ -12,12 +12,11 @@ from .kernels import backward_kernel, carry_kernel, forward_kernel
 STEPS = 16  # of a tile, and between two saved states
 CHANNELS = 32  # of a tile, at most: one a thread
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
-STATE_CHANNELS = 64  # ... and its channels, at most, ...
-STATE_VALUES = 1024  # ... of which so many states fit into the registers of a warp
+STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
+REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor; the compiler would leave 8
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
-WIDE_PROGRAMS_PER_SM = 8  # with fewer of STATE_CHANNELS, the forward pass takes CHANNELS each
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
@@ -120,17 +119,13 @@ class _Call:
 
     def forward_tile(self) -> dict[str, int]:
         """Sizes of a tile of the forward pass, which has one state in registers, or all of them."""
-        b, k, _, d, n = self.sizes
+        n = self.sizes[4]
         if n == 1:
             return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
         states = triton.next_power_of_2(n)
-        channels, blocks = self.channels, triton.cdiv(d, STATE_CHANNELS)
-        programs = b * k * blocks * self.num_segments
-        enough = programs >= WIDE_PROGRAMS_PER_SM * _multiprocessors(self.u.device)
-        if enough and 2 * blocks == self.num_blocks:  # no half of them idle
-            channels = STATE_CHANNELS
-        channels = min(channels, STATE_VALUES // states)
-        return {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+        channels = min(self.channels, STATE_VALUES // states)
+        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+        return tile | {"maxnreg": REGISTERS}
 
     def grid(self, channels: int) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
@@ -224,6 +219,7 @@ class _Call:
             *self._elapsed_strides(), *_strides(self.B), self._route_stride(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
+            maxnreg=REGISTERS,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
