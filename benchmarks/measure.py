@@ -155,7 +155,7 @@ def _time(task: Task, device: torch.device, seconds: float, record: Record) -> N
         record.kernels = profile_kernels(call)
     if task.graph and device.type != "cpu":
         del call
-        record.graph_ms = _time_graph(task.prepare, device, seconds)
+        record.graph_ms = time_graph(task.prepare, device, seconds)
 
 
 def _rate(task: Task, limits: Limits, record: Record, base_ms: float | None) -> None:
@@ -193,6 +193,23 @@ def time_call(call: Callable[[], Any], device: torch.device, seconds: float) -> 
             call, warmup=WARMUP_SHARE * seconds * 1e3, rep=seconds * 1e3, quantiles=[0.5, 0.2, 0.8]
         )
     )
+
+
+def time_graph(
+    prepare: Callable[[], Callable[[], Any]], device: torch.device, seconds: float
+) -> Timing:
+    """Time the replay of a CUDA graph of one call, which `prepare` returns on the stream it is on."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        call = prepare()
+        call()  # lazy initialisation must not happen during capture
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            call()
+        timing = time_call(graph.replay, device, seconds)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return timing
 
 
 def _time_by_wall_clock(call: Callable[[], Any], seconds: float) -> Timing:
@@ -239,23 +256,6 @@ def _other_cores(
         return None
     others = (end[2] - begin[2]) - (end[1] - begin[1])
     return max(0.0, others / (end[0] - begin[0]))
-
-
-def _time_graph(
-    prepare: Callable[[], Callable[[], Any]], device: torch.device, seconds: float
-) -> Timing:
-    """Time the replay of a CUDA graph of one call."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        call = prepare()
-        call()  # lazy initialisation must not happen during capture
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            call()
-        timing = time_call(graph.replay, device, seconds)
-    torch.cuda.current_stream(device).wait_stream(stream)
-    return timing
 
 
 def _peak_memory(call: Callable[[], Any], device: torch.device) -> int:

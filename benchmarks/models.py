@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from unittest.mock import patch
 
 import timm
 import torch
@@ -13,6 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import visionssm  # noqa: F401 - registers our models with timm
+from visionssm.ops.selective_scan import torch_impl
 
 from .registry import EAGER, ModelCase
 from .task import Error, Task, Work, count_flops, network_limit, norm_error

@@ -19,9 +19,9 @@ from .kernels import (
 WARPS = 4
 TOKENS = 64  # of a tile
 GRAD_TOKENS = 128  # of a tile whose products one program sums up
-COLUMNS = 16  # of a tile that walks down the rows
-MIN_ROWS, PROGRAMS = 4, 528  # rows are cut into runs of no fewer to have as many programs
-THREADS = 8  # of a token, which share its block of channels
+THREAD_CHANNELS = 4  # with more, taps and sums leave registers for too few threads
+WALK_VALUES = 512  # tokens x channels of a tile that walks down the rows: four warps
+MIN_ROWS, PROGRAMS = 4, 1056  # rows are cut into runs of no fewer to have as many programs
 MAX_INT32_OFFSET = 2**31 - 1
 
 
@@ -85,7 +85,7 @@ def _convolve(
     flags |= {"SILU": silu, "GRADIENT": grad_y is not None}
     pointers = x, taps, taps if bias is None else bias, gy, y
     with device_of(x):
-        (blocks, runs), run, walk = _walk(b, h, w, d, flags)
+        (blocks, runs), run, walk = _walk(b, h, w, d, flags, 1 if adjoint else m // d)
         if _is_3x3(kh, kw, top, left, m // d):
             conv3x3_kernel[blocks, runs](
                 *pointers, b * w, h, w, d, stride_x, stride_gy, run,
@@ -121,7 +121,7 @@ def _taps_grad(
     x, stride_x = _with_token_stride(x)
     has_bias = bias is not None
     flags = _flags(d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
-    (blocks, runs), run, walk = _walk(b, h, w, d, flags)
+    (blocks, runs), run, walk = _walk(b, h, w, d, flags, m // d)
     is_3x3, is_4x1 = _is_3x3(kh, kw, top, left, m // d), _is_4x1(kh, kw, w)
     tiles = triton.cdiv(b * h * w, GRAD_TOKENS)
     if is_3x3 or is_4x1:
@@ -156,23 +156,23 @@ def _is_4x1(kh: int, kw: int, w: int) -> bool:
 
 
 def _walk(
-    b: int, h: int, w: int, d: int, flags: dict[str, int | bool]
+    b: int, h: int, w: int, d: int, flags: dict[str, int | bool], repeats: int
 ) -> tuple[tuple[int, int], int, dict[str, int]]:
     """Grid of programs that walk down the rows, rows that each walks, and what else they take."""
-    columns = min(COLUMNS, triton.next_power_of_2(b * w))
+    most = WALK_VALUES // flags["BD"]
+    columns = min(most, triton.next_power_of_2(b * w))
     blocks = triton.cdiv(b * w, columns) * triton.cdiv(d, flags["BD"])
-    wanted = triton.cdiv(PROGRAMS * COLUMNS // columns, blocks)
+    wanted = triton.cdiv(PROGRAMS * most // columns, blocks * repeats)
     run = min(h, max(MIN_ROWS, triton.cdiv(h, wanted)))
-    warps = columns * flags["BD"] // flags["SHARE"] // 32  # a thread holds one token
+    warps = columns * flags["BD"] // flags["SHARE"] // 32  # a thread holds one token's share
     return (blocks, triton.cdiv(h, run)), run, {"BC": columns, "num_warps": max(1, warps)}
 
 
 def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     """What all kernels take; WIDE counts the elements that offsets pass over."""
     block = _block(d)
-    return dict(
-        BD=block, SHARE=max(1, block // THREADS), HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET
-    )
+    share = min(THREAD_CHANNELS, block)
+    return dict(BD=block, SHARE=share, HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET)
 
 
 def _with_token_stride(x: Tensor) -> tuple[Tensor, int]:
