@@ -198,7 +198,7 @@ def time_call(call: Callable[[], Any], device: torch.device, seconds: float) -> 
 def time_graph(
     prepare: Callable[[], Callable[[], Any]], device: torch.device, seconds: float
 ) -> Timing:
-    """Time the replay of a CUDA graph of one call, which `prepare` returns on the stream it is on."""
+    """Time the replay of a CUDA graph of the call that `prepare` returns."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

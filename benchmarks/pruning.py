@@ -1,6 +1,6 @@
 """Token pruning: what it costs in accuracy on Fashion-MNIST, and what it gains in speed.
 
-    python -m benchmarks.pruning quality /usr/share/datasets/fashion-mnist --jobs 8
+    python -m benchmarks.pruning quality /usr/share/datasets/fashion-mnist
     python -m benchmarks.pruning speed
     python -m benchmarks.pruning speed --device cpu --filter "Vim-S 224"
 
@@ -26,19 +26,26 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from visionssm.analysis.flops import count_flops, meta_model
 from visionssm.models.vim import Vim
-from visionssm.pruning import prune, unprune
+from visionssm.pruning import prune
 
 from . import environment
-from .measure import time_call
+from .fashion_mnist import (
+    CLASSES,
+    TEST_BATCH,
+    FashionMNIST,
+    Recipe,
+    Trainer,
+    accuracy,
+    autocast,
+    take_turns,
+)
+from .measure import time_call, time_graph
 from .report import write_atomic
 from .run import RESULTS
-from .scan_study import Split, augment, finished
 
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5)
 WAYS: dict[str, dict[str, Any]] = {
@@ -49,26 +56,27 @@ WAYS: dict[str, dict[str, Any]] = {
     "random": {"importance": "random"},  # aligned, too
 }
 SIDE = 32  # pixels, with the margin that `Split` adds
-TEST_BATCH = 1000
-TIMED_BATCH = 5000  # so large that the GPU, not the host, sets the pace
-TIMED_SECONDS = 0.3
+TIMED_SECONDS = 0.2
 TARGET_FLOPS = 0.6
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Recipe):
     """Of the training, and of each fine-tuning after it."""
 
     epochs: int = 20
-    tune_epochs: int = 1
     batch: int = 500
     lr: float = 2e-3
+    tune_epochs: int = 1
     tune_lr: float = 3e-4
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
     embed_dim: int = 128
     depth: int = 12
     images: int = 60000  # of the training set
+
+    @property
+    def tuning(self) -> Recipe:
+        """Of a fine-tuning."""
+        return dataclasses.replace(self, epochs=self.tune_epochs, lr=self.tune_lr)
 
 
 @dataclass(frozen=True)
@@ -97,84 +105,26 @@ SPEED_CASES = {
 }
 
 
-class Data:
-    """Fashion-MNIST on a device, normalised as the training set is."""
-
-    def __init__(self, folder: Path, device: torch.device):
-        self.train, self.test = Split(folder, "train", device), Split(folder, "t10k", device)
-
-    def normalised(self, images: Tensor) -> Tensor:
-        mean, std = self.train.statistics
-        return (images[:, None].float() - mean) / std
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def fit(model: Vim, data: Data, budget: Budget, epochs: int, lr: float) -> None:
-    """Train in place; the same seed every time."""
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
-    per_epoch = budget.images // budget.batch
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(model, budget.weight_decay, model.no_weight_decay()), lr
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, epochs * per_epoch, pct_start=0.1, cycle_momentum=False
-    )
-    model.train()
-    for _ in range(epochs):
-        order = torch.randperm(budget.images, generator=generator, device=device)
-        for chosen in order[: per_epoch * budget.batch].split(budget.batch):
-            images = augment(data.train.images[chosen], generator)
-            with autocast(device):
-                logits = model(data.normalised(images))
-            loss = F.cross_entropy(
-                logits.float(), data.train.labels[chosen], label_smoothing=budget.label_smoothing
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-    model.eval()
-
-
 @torch.no_grad()
-def accuracy(model: Vim, data: Data) -> float:
-    """Share of the test images classified correctly."""
-    right = torch.zeros((), device=data.test.labels.device)
-    pairs = zip(data.test.images.split(TEST_BATCH), data.test.labels.split(TEST_BATCH), strict=True)
-    for images, labels in pairs:
-        with autocast(labels.device):
-            right += (model(data.normalised(images)).argmax(1) == labels).sum()
-    return float(right) / len(data.test.labels)
+def milliseconds(
+    call: Callable[..., Any], inputs: Sequence[Tensor], device: torch.device, seconds: float
+) -> dict[str, float]:
+    """Medians of a call and, on CUDA, of its replay as a CUDA graph, by their names."""
 
+    def run() -> None:
+        with autocast(device):
+            call(*inputs)
 
-@torch.no_grad()
-def images_per_s(call: Callable[[Tensor], Tensor], images: Tensor, seconds: float) -> float:
-    with autocast(images.device):
-        milliseconds = time_call(lambda: call(images), images.device, seconds).median
-    return len(images) / (milliseconds / 1e3)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A trained model that is pruned in one way and then fine-tuned."""
-
-    folder: Path
-    budget: Budget
-    way: str
-    keep: float
-    weights: bytes  # of the trained model, by torch.save
-    device: str
+    found = {"call": time_call(run, device, seconds).median}
+    if device.type == "cuda":
+        found["CUDA graph"] = time_graph(lambda: run, device, seconds).median
+    return found
 
 
 def build(budget: Budget) -> Vim:
     """Vim on 8 x 8 patches and the class token."""
     return Vim(
-        img_size=SIDE, patch_size=4, stride=4, in_chans=1, num_classes=10,
+        img_size=SIDE, patch_size=4, stride=4, in_chans=1, num_classes=CLASSES,
         embed_dim=budget.embed_dim, depth=budget.depth,
     )  # fmt: skip
 
@@ -184,61 +134,48 @@ def prune_by(model: Vim, way: str, keep: float) -> Vim:
     return model if way == "unpruned" else prune(model, keep, **WAYS[way])
 
 
-def tune(tuning: Tuning) -> tuple[Tuning, dict[str, float]]:
-    """Prune, fine-tune; accuracy before and, if the budget has epochs for it, after tuning."""
-    torch.set_num_threads(1)
-    budget, device = tuning.budget, torch.device(tuning.device)
-    data = Data(tuning.folder, device)
-    model = build(budget)
-    model.load_state_dict(torch.load(io.BytesIO(tuning.weights)))
-    pruned = prune_by(model, tuning.way, tuning.keep).to(device).eval()
-    found = {"accuracy": accuracy(pruned, data)}
-    if budget.tune_epochs:
-        fit(pruned, data, budget, budget.tune_epochs, budget.tune_lr)
-        found["tuned_accuracy"] = accuracy(pruned, data)
-    return tuning, found
-
-
 def quality(
     folder: Path,
     budget: Budget,
     keeps: Sequence[float],
-    jobs: int,
+    streams: int,
     device: torch.device,
     out: Path,
 ) -> dict[str, Any]:
-    """Time every way, train once, then prune and fine-tune.
+    """Time every way, train once, then prune and fine-tune, so many at a time as `streams` says.
 
-    Results are written into `out` as they come. `jobs` processes fine-tune at the same time; 1
-    does it in this one.
+    Results are written into `out` as they come.
     """
     begin = time.perf_counter()
-    data = Data(folder, device)
+    data = FashionMNIST(folder, device, budget.images)
     torch.manual_seed(0)
     model = build(budget).to(device).eval()
-    images = data.normalised(data.test.images[:TIMED_BATCH])
+    images = data.normalised(data.test.images[:TEST_BATCH])
     rows: list[dict[str, Any]] = []
     for way, keep in (("unpruned", 1.0), *((way, keep) for keep in keeps for way in WAYS)):
         pruned = prune_by(copy.deepcopy(model), way, keep)
-        rate = images_per_s(pruned, images, TIMED_SECONDS)
-        flops = count_flops(pruned, (1, SIDE, SIDE))
+        found = milliseconds(pruned, [images], device, TIMED_SECONDS)
+        rate = len(images) / (min(found.values()) / 1e3)
+        flops = count_flops(pruned.to("meta"), (1, SIDE, SIDE))
         rows.append({"way": way, "keep": keep, "flops": flops, "images_per_s": rate})
     print(f"timed {len(rows)} models; training", flush=True)
     results = {
         "environment": environment.describe(device),
         "budget": dataclasses.asdict(budget),
-        "jobs": jobs,
+        "streams": streams,
         "rows": rows,
     }
-    fit(model, data, budget, budget.epochs, budget.lr)
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    weights = buffer.getvalue()
-    tunings = [Tuning(folder, budget, r["way"], r["keep"], weights, str(device)) for r in rows]
-    for tuning, found in finished(tune, tunings, jobs):
-        row = next(r for r in rows if (r["way"], r["keep"]) == (tuning.way, tuning.keep))
-        row |= found
-        print(quality_line(row), flush=True)
+    take_turns([Trainer(model, data, budget)])
+    for i in range(0, len(rows), streams):
+        together = rows[i : i + streams]
+        models = [prune_by(copy.deepcopy(model), r["way"], r["keep"]) for r in together]
+        for row, pruned in zip(together, models, strict=True):
+            row["accuracy"] = accuracy(pruned, data)
+        if budget.tune_epochs:
+            take_turns([Trainer(pruned, data, budget.tuning) for pruned in models])
+            for row, pruned in zip(together, models, strict=True):
+                row["tuned_accuracy"] = accuracy(pruned, data)
+        print("\n".join(map(quality_line, together)), flush=True)
         results["seconds"] = time.perf_counter() - begin
         write(out, "pruning-quality", results, quality_markdown(results), quality_png(results))
     return results
@@ -254,11 +191,11 @@ def quality_line(row: dict[str, Any]) -> str:
 
 def quality_markdown(results: dict[str, Any]) -> str:
     facts = {**results["environment"], **results["budget"]}
-    facts["fine-tunings at a time"] = results["jobs"]
+    facts["fine-tunings at a time"] = results["streams"]
     facts["seconds in all"] = f"{results['seconds']:.0f}"
     done = [row for row in results["rows"] if "accuracy" in row]
     lines = [
-        "| way | keep | MFLOPs | images/s, not compiled | accuracy (%) | fine-tuned (%) |",
+        "| way | keep | MFLOPs | images/s | accuracy (%) | fine-tuned (%) |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in done:
@@ -273,8 +210,9 @@ def quality_markdown(results: dict[str, Any]) -> str:
         "\n".join(lines),
         "`keep` is the rate after a quarter, a half and three quarters of the blocks. The standard "
         "error of an accuracy is at most 0.5 points over the 10,000 test images, a fifth of that "
-        "near 95 %; the images are the same in every row. Images/s are of random weights, "
-        f"{TIMED_BATCH} images at once, before the training and with nothing else on the device.",
+        "near 95 %; the images are the same in every row. Images/s are of random weights, not "
+        f"compiled, {TEST_BATCH} images at once and with nothing else on the device; on CUDA by "
+        "the faster of the call and its CUDA graph.",
         "\n".join(verdicts(done)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -312,8 +250,12 @@ def quality_png(results: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def keep_for_flops(case: SpeedCase, share: float) -> float:
-    """The largest rate, in steps of a hundredth, at which FLOPs are at most this share."""
+def keep_for_flops(case: SpeedCase, share: float) -> tuple[float, int, int]:
+    """The largest rate, in steps of a hundredth, at which FLOPs are at most this share.
+
+    Returns:
+        The rate, and the FLOPs of an image without and with it.
+    """
     model: Any = meta_model(case.model)
     model.set_input_size((case.size, case.size))
     size = (3, case.size, case.size)
@@ -322,39 +264,38 @@ def keep_for_flops(case: SpeedCase, share: float) -> float:
         middle = (low + high + 1) // 2
         fits = count_flops(prune(model, middle / 100), size) <= share * full
         low, high = (middle, high) if fits else (low, middle - 1)
-    return low / 100
+    return low / 100, full, count_flops(prune(model, low / 100), size)
 
 
-@torch.no_grad()
 def measure_speed(case: SpeedCase, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Images/s of one case, unpruned and pruned, and the share of time that removing takes."""
-    keep = keep_for_flops(case, TARGET_FLOPS)
+    """Times and images/s of one case, unpruned and pruned, and the share that removing takes."""
+    keep, flops, pruned_flops = keep_for_flops(case, TARGET_FLOPS)
     torch.manual_seed(0)
     model: Any = timm.create_model(case.model, img_size=case.size).to(device).eval()
     images = torch.randn(case.batch, 3, case.size, case.size, device=device)
 
-    def build(function: Any) -> Any:
+    def times(function: Any, *inputs: Tensor) -> dict[str, float]:
         torch.compiler.reset()
-        if device.type == "cpu":
-            return function
-        return torch.compile(function, fullgraph=True, dynamic=False)
+        if device.type != "cpu":
+            function = torch.compile(function, fullgraph=True, dynamic=False)
+        return milliseconds(function, inputs, device, seconds)
 
     row = {"case": case.label, "keep": keep, "goal": case.goal}
-    row["flops"] = count_flops(model, (3, case.size, case.size))
-    row["images_per_s"] = images_per_s(build(model), images, seconds)
+    row |= {"flops": flops, "pruned_flops": pruned_flops}
+    row["ms"] = times(model, images)
     prune(model, keep)
-    row["pruned_flops"] = count_flops(model, (3, case.size, case.size))
-    row["pruned_images_per_s"] = images_per_s(build(model), images, seconds)
-    row["times_as_fast"] = row["pruned_images_per_s"] / row["images_per_s"]
+    row["pruned_ms"] = times(model, images)
     removals = recorded_removals(model, images)
-    remove = build(lambda: [model.remove(*arguments) for arguments in removals])
-    with autocast(device):
-        milliseconds = time_call(remove, device, seconds).median
-    row["removing_share"] = milliseconds / 1e3 * row["pruned_images_per_s"] / case.batch
-    unprune(model)
+    row["removing_ms"] = times(lambda: [model.remove(*arguments) for arguments in removals])
+    best, pruned, removing = (min(row[f"{of}ms"].values()) for of in ("", "pruned_", "removing_"))
+    row["images_per_s"] = case.batch / (best / 1e3)
+    row["pruned_images_per_s"] = case.batch / (pruned / 1e3)
+    row["times_as_fast"] = best / pruned
+    row["removing_share"] = removing / pruned
     return row
 
 
+@torch.no_grad()
 def recorded_removals(model: Any, images: Tensor) -> list[tuple[Any, ...]]:
     """The arguments of each call of `PrunedVim.remove` in one forward pass."""
     calls = []
@@ -390,26 +331,33 @@ def speed(
 
 def speed_markdown(results: dict[str, Any]) -> str:
     facts = {**results["environment"], "seconds in all": f"{results['seconds']:.0f}"}
-    lines = [
-        "| case | keep | GFLOPs | of unpruned | images/s, unpruned | pruned | times as fast | goal "
-        "| removing |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    timed = list(results["rows"][0]["ms"])
+    columns = [
+        "case", "keep", "GFLOPs", "of unpruned",
+        *(f"ms, unpruned, {how}" for how in timed), *(f"pruned, {how}" for how in timed),
+        "images/s, unpruned", "pruned", "times as fast", "goal", "removing",
+    ]  # fmt: skip
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
     for row in results["rows"]:
+        times = [row[key][how] for key in ("ms", "pruned_ms") for how in timed]
         lines.append(
-            f"| {row['case']} | {row['keep']:g} | {row['pruned_flops'] / 1e9:.2f} "
-            f"| {row['pruned_flops'] / row['flops']:.1%} | {row['images_per_s']:.4g} "
-            f"| {row['pruned_images_per_s']:.4g} | {row['times_as_fast']:.2f} | {row['goal']} "
-            f"| {row['removing_share']:.1%} |"
-        )
+            [
+                row["case"], f"{row['keep']:g}", f"{row['pruned_flops'] / 1e9:.2f}",
+                f"{row['pruned_flops'] / row['flops']:.1%}", *(f"{ms:.4g}" for ms in times),
+                f"{row['images_per_s']:.4g}", f"{row['pruned_images_per_s']:.4g}",
+                f"{row['times_as_fast']:.2f}", str(row["goal"]), f"{row['removing_share']:.1%}",
+            ]
+        )  # fmt: skip
     return "\n\n".join(
         [
             "# Token pruning: speed",
             "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
-            "\n".join(lines),
+            "\n".join(f"| {' | '.join(line)} |" for line in lines),
             "Compiled and under bfloat16 autocast on CUDA, as they are in float32 on the CPU; "
-            "random weights, `prune(model, keep)`. Removing: scoring, selecting, gathering and the "
-            "clock, timed by themselves, over the pruned model's time.",
+            "random weights, `prune(model, keep)`. Times are medians of a batch; images/s and what "
+            "follows are by the faster of the call and, on CUDA, its CUDA graph, in which the host "
+            "has no part. Removing: scoring, selecting, gathering and the clock, timed by "
+            "themselves in the same way, over the pruned model's time.",
         ]
     )
 
@@ -449,7 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsers = {name: commands.add_parser(name) for name in ("quality", "speed")}
     parsers["quality"].add_argument("folder", type=Path, help="of Fashion-MNIST's four idx files")
     parsers["quality"].add_argument("--keeps", type=float, nargs="+", default=KEEPS)
-    parsers["quality"].add_argument("--jobs", type=int, default=1, help="fine-tunings at a time")
+    parsers["quality"].add_argument("--streams", type=int, default=1, help="fine-tunings at a time")
     for field in dataclasses.fields(Budget):
         option = f"--{field.name.replace('_', '-')}"
         kind = type(field.default)
@@ -464,7 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or RESULTS / environment.slug(environment.device_name(device))
     if args.command == "quality":
         budget = Budget(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Budget)})
-        quality(args.folder, budget, args.keeps, args.jobs, device, out)
+        quality(args.folder, budget, args.keeps, args.streams, device, out)
     else:
         cases = [case for case in SPEED_CASES[device.type] if args.filter in case.label]
         if not cases:

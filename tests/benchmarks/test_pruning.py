@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks import pruning
-from benchmarks.pruning import SpeedCase, keep_for_flops, main, measure_speed, verdicts
+from benchmarks.pruning import (
+    Budget,
+    SpeedCase,
+    keep_for_flops,
+    main,
+    measure_speed,
+    milliseconds,
+    verdicts,
+)
 from visionssm.analysis.flops import count_flops, meta_model
 from visionssm.pruning import prune
+
+from .fashion import write_noise_and_black
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Idx files of a few images."""
-    rng = np.random.default_rng(0)
-    for prefix, count in (("train", 12), ("t10k", 8)):
-        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        header = b"\0\0\x08\x03" + np.array([count, 28, 28], ">u4").tobytes()
-        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        labels = np.arange(count, dtype=np.uint8) % 10
-        header = b"\0\0\x08\x01" + np.array([count], ">u4").tobytes()
-        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     monkeypatch.setattr(pruning, "TIMED_SECONDS", 1e-3)
+    write_noise_and_black(tmp_path, side=28, train=12, test=8)
     return tmp_path
 
 
 def test_quality_from_training_to_table(folder, tmp_path):
     arguments = "--device cpu --epochs 1 --batch 6 --images 12 --embed-dim 16 --depth 4".split()
     out = tmp_path / "out"
-    assert main(["quality", str(folder), *arguments, "--keeps", "0.5", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "quality",
+                str(folder),
+                *arguments,
+                "--keeps",
+                "0.5",
+                "--streams",
+                "4",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     results = json.loads((out / "pruning-quality.json").read_text())
-    assert results["budget"]["depth"] == 4
+    assert (results["budget"]["depth"], results["budget"]["images"]) == (4, 12)
     assert [row["way"] for row in results["rows"]] == ["unpruned", *pruning.WAYS]
     full, *pruned = results["rows"]
     assert all(row["flops"] < full["flops"] for row in pruned)
@@ -48,20 +64,25 @@ def test_speed_of_a_small_model(tmp_path, monkeypatch):
     case = SpeedCase("Vim-T", "vim_tiny", 64, 1, 1.0)
     row = measure_speed(case, torch.device("cpu"), seconds=1e-3)
     assert row["pruned_flops"] / row["flops"] <= 0.6
-    assert row["times_as_fast"] > 0
+    assert row["pruned_images_per_s"] == pytest.approx(1e3 / row["pruned_ms"]["call"])
+    ratio = row["ms"]["call"] / row["pruned_ms"]["call"]
+    assert row["times_as_fast"] == pytest.approx(ratio)
     assert 0 < row["removing_share"] < 1
     monkeypatch.setitem(pruning.SPEED_CASES, "cpu", (case,))
     monkeypatch.setattr(pruning, "measure_speed", lambda *_: row)
     assert main(["speed", "--device", "cpu", "--out", str(tmp_path)]) == 0
-    assert "| Vim-T 64, batch 1 |" in (tmp_path / "pruning-speed.md").read_text()
+    text = (tmp_path / "pruning-speed.md").read_text()
+    assert "| ms, unpruned, call | pruned, call | images/s, unpruned |" in text
+    assert "| Vim-T 64, batch 1 |" in text
     assert (tmp_path / "pruning-speed.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_rate_is_the_largest_that_fits():
     case = SpeedCase("Vim-T", "vim_tiny", 224, 1, None)
-    rate, model, size = keep_for_flops(case, 0.6), meta_model("vim_tiny"), (3, 224, 224)
-    full = count_flops(model, size)
-    assert count_flops(prune(model, rate), size) <= 0.6 * full
+    rate, full, pruned = keep_for_flops(case, 0.6)
+    model, size = meta_model("vim_tiny"), (3, 224, 224)
+    assert full == count_flops(model, size)
+    assert pruned == count_flops(prune(model, rate), size) <= 0.6 * full
     assert count_flops(prune(model, rate + 0.01), size) > 0.6 * full
 
 
@@ -83,3 +104,21 @@ def test_an_unknown_case_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["speed", "--device", "cpu", "--filter", "Swin"])
     assert "--filter: expected text of a case, got 'Swin'" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["unpruned", *pruning.WAYS])
+def test_pruned_models_are_timed_as_graphs(way):
+    device = torch.device("cuda")
+    model = pruning.prune_by(pruning.build(Budget(embed_dim=32, depth=4)), way, 0.5)
+    images = torch.randn(10, 1, 32, 32, device=device)
+    found = milliseconds(model.to(device).eval(), [images], device, 0.01)
+    assert 0 < found["CUDA graph"] < found["call"]
+
+
+@pytest.mark.gpu
+def test_speed_is_of_the_faster_of_call_and_graph():
+    row = measure_speed(SpeedCase("Vim-T", "vim_tiny", 64, 1, 1.0), torch.device("cuda"), 0.01)
+    assert row["ms"].keys() == row["removing_ms"].keys() == {"call", "CUDA graph"}
+    assert row["images_per_s"] == pytest.approx(1e3 / min(row["ms"].values()))
+    assert 0 < row["removing_share"] < 1

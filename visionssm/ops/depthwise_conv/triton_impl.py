@@ -19,6 +19,7 @@ from .kernels import (
 WARPS = 4
 TOKENS = 64  # of a tile
 GRAD_TOKENS = 128  # of a tile whose products one program sums up
+CHANNELS = 32  # of a block, at most: no usual width wastes any, and one kernel serves them all
 THREAD_CHANNELS = 4  # with more, taps and sums leave registers for too few threads
 WALK_VALUES = 512  # tokens x channels of a tile that walks down the rows: four warps
 MIN_ROWS, PROGRAMS = 4, 1056  # rows are cut into runs of no fewer to have as many programs
@@ -170,7 +171,7 @@ def _walk(
 
 def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     """What all kernels take; WIDE counts the elements that offsets pass over."""
-    block = _block(d)
+    block = min(CHANNELS, triton.next_power_of_2(d))
     share = min(THREAD_CHANNELS, block)
     return dict(BD=block, SHARE=share, HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET)
 
@@ -183,8 +184,3 @@ def _with_token_stride(x: Tensor) -> tuple[Tensor, int]:
     if len(distances) > 1 or (d > 1 and x.stride(3) != 1):
         return x.contiguous(), d
     return x, int(distances.pop()) if distances else d
-
-
-def _block(d: int) -> int:
-    """Channels of a block: few enough to waste none of the usual widths."""
-    return min(64 if d % 64 == 0 else 32, triton.next_power_of_2(d))
