@@ -13,7 +13,8 @@ STEPS = 16  # of a tile, and between two saved states
 CHANNELS = 32  # of a tile, at most: one a thread
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
-REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor; the compiler would leave 8
+REGISTERS = 168  # of a thread, at most, with several states: 12 warps a multiprocessor ...
+FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
@@ -124,8 +125,15 @@ class _Call:
             return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
         states = triton.next_power_of_2(n)
         channels = min(self.channels, STATE_VALUES // states)
-        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
-        return tile | {"maxnreg": REGISTERS}
+        return {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+
+    def registers(self) -> dict[str, int]:
+        """A limit on the registers of a thread, where more warps are worth some spilling."""
+        b, k, _, _, n = self.sizes
+        programs = b * k * self.num_blocks * self.num_segments
+        if n == 1 or programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
+            return {}
+        return {"maxnreg": REGISTERS}
 
     def grid(self, channels: int) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
@@ -153,7 +161,7 @@ class _Call:
             *_strides(self.B), self._route_stride(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None, STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
-            **tile, **self.row_flags(self.u, self.delta), **self.flags,
+            **tile, **self.row_flags(self.u, self.delta), **self.flags, **self.registers(),
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
@@ -219,8 +227,7 @@ class _Call:
             *self._elapsed_strides(), *_strides(self.B), self._route_stride(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
-            maxnreg=REGISTERS,
-            **self.row_flags(self.u, self.delta, grad_y), **self.flags,
+            **self.row_flags(self.u, self.delta, grad_y), **self.flags, **self.registers(),
         )  # fmt: skip
 
     def _new_sum_e(self) -> Tensor:
