@@ -158,10 +158,12 @@ class Trainer:
             self.labels.copy_(self.data.train.labels[chosen])
             if self.stream is not None and self.steps_taken == EAGER_STEPS:
                 self.graph = self.captured_update()
-            if self.graph is None:
-                self.update()
-            else:
+            if self.graph is not None:
                 self.graph.replay()
+            else:
+                self.update()
+                if self.stream is not None:  # other streams read the route tables cached here
+                    self.stream.synchronize()
             self.schedule.step()
         self.steps_taken += 1
 
