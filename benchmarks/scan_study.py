@@ -104,7 +104,12 @@ def study(
 
     Returns:
         What the JSON file holds.
+
+    Raises:
+        ValueError: streams is less than 1.
     """
+    if streams < 1:
+        raise ValueError(f"streams: expected at least 1, got {streams}")
     begin = time.perf_counter()
     out = out or RESULTS / environment.slug(environment.device_name(device))
     data = FashionMNIST(folder, device)

@@ -60,6 +60,11 @@ def test_quality_from_training_to_table(folder, tmp_path):
     assert (out / "pruning-quality.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_no_streams_are_refused_before_anything_is_timed(tmp_path):
+    with pytest.raises(ValueError, match="streams: expected at least 1, got 0"):
+        pruning.quality(tmp_path, Budget(), [0.5], 0, torch.device("cpu"), tmp_path)
+
+
 def test_speed_of_a_small_model(tmp_path, monkeypatch):
     case = SpeedCase("Vim-T", "vim_tiny", 64, 1, 1.0)
     row = measure_speed(case, torch.device("cpu"), seconds=1e-3)

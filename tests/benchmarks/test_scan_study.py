@@ -66,6 +66,11 @@ def test_the_command_line_names_the_scans(folder, tmp_path, monkeypatch):
     assert seen == [(folder, ["snake"], 3, Budget(epochs=3), 4, CPU, tmp_path)]
 
 
+def test_no_streams_are_refused_before_anything_is_timed(folder, tmp_path):
+    with pytest.raises(ValueError, match="streams: expected at least 1, got 0"):
+        study(folder, ["snake"], 1, TINY, 0, CPU, tmp_path)
+
+
 @pytest.mark.gpu
 def test_a_step_is_timed_as_a_graph(folder, monkeypatch):
     trainers = []
