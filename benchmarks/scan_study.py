@@ -175,8 +175,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     title = "# Scans of one small VMamba on Fashion-MNIST"
     legend = (
         "Streams: trainings at a time. Images/s are of training steps with nothing else on the "
-        "device, not compiled; on CUDA of a step as a CUDA graph, after the batch was gathered and "
-        "augmented."
+        "device, not compiled, gathering and augmenting the batch included; what follows these is "
+        "a CUDA graph on CUDA."
     )
     return "\n\n".join([title, listed, "\n".join(lines), legend]) + "\n"
 
