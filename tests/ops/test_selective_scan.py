@@ -198,15 +198,18 @@ def test_chunking_changes_nothing_in_torch(l, step, block, elapsed):
 
 
 @pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize(("segment", "elapsed"), [(32, False), (64, False), (32, True)])
-def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment, elapsed):
+@pytest.mark.parametrize(
+    ("segment", "elapsed", "complete"), [(32, False, True), (64, False, False), (32, True, False)]
+)
+def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment, elapsed, complete):
     inputs = make_inputs(1, 2, 70, 5, n, elapsed=elapsed)
     routes = random_routes(2, 70)
     monkeypatch.setattr(
         triton_impl, "_split_length", lambda length, *_: (-(-length // segment), segment)
     )
-    exact = outputs_and_gradients(to_double(inputs), routes=routes, implementation="reference")
-    actual = outputs_and_gradients(inputs, routes=routes, implementation="triton")
+    how = {"routes": routes, "complete": complete}
+    exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
+    actual = outputs_and_gradients(inputs, **how, implementation="triton")
     assert_results_close(actual, exact, 70)
 
 
@@ -331,6 +334,11 @@ BAD_CALLS = [
     ("routes high", {"routes": torch.full((2, 1), 5)}, r"routes: expected indices in \[-1, 5\)"),
     ("routes low", {"routes": torch.full((2, 1), -2)}, r"routes: expected indices"),
     ("routes twice", {"routes": torch.zeros(2, 2, dtype=torch.int64)}, "more than once"),
+    (
+        "routes incomplete",
+        {"routes": torch.full((2, 6), -1), "complete": True},
+        r"complete: expected routes of 5 steps, one a token, got \(2, 6\)",
+    ),
     ("routes empty", {"routes": torch.zeros(2, 0, dtype=torch.int64)}, "at least one step"),
 ]
 

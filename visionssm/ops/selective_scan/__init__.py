@@ -62,7 +62,7 @@ def selective_scan(
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
         reduce: "none" gives one output a route; "sum" adds the routes at each token. Triton adds
             outputs that are rounded to u's dtype.
-        complete: the caller's promise that every route visits every token, as all permutations do.
+        complete: the caller's promise that routes are permutations: s = l, and no padding.
             Without it, rows that no step visits are filled with zeros at the cost of a write, and
             on CUDA indices are checked as they are read.
         return_last_state: also return the state after the last step.
@@ -82,7 +82,7 @@ def selective_scan(
 
     Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
     """
-    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, elapsed, routes, reduce)
+    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, elapsed, routes, reduce, complete)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"

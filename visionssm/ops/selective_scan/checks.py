@@ -26,6 +26,7 @@ def check_selective_scan_args(
     elapsed: Tensor | None,
     routes: Tensor | None,
     reduce: str,
+    complete: bool,
 ) -> None:
     """Raise ValueError unless the arguments form a valid call of `selective_scan`."""
     if delta.dim() != 4:
@@ -61,6 +62,10 @@ def check_selective_scan_args(
         raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
     if routes is not None:
         _check_routes(routes, b, k, l, u.device)
+        if complete and routes.shape[-1] != l:
+            raise ValueError(
+                f"complete: expected routes of {l} steps, one a token, got {_shape(routes)}"
+            )
 
 
 def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) -> None:

@@ -2,8 +2,8 @@
 
 Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
 counter, whichever implementation runs it. What the compiler does well stays outside of the nodes:
-A has its channels innermost, (k, n, d), and gradients that programs computed in parts, for A, B, C,
-D and delta_bias, come as the parts (parts, ...).
+A comes with its channels innermost, (k, n, d), complete routes with their last step repeated until
+tiles are full; gradients of A, B, C, D and delta_bias go as parts (parts, ...), to be added up.
 """
 
 from __future__ import annotations
@@ -37,8 +37,13 @@ def selective_scan_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Call the operator; arguments are checked already. Returns y and the last state."""
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
-    if triton:  # here the compiler fuses what copies and adds up routes with its neighbours
+    if triton:
+        from . import triton_impl
+
+        # Here the compiler fuses what copies and adds up routes with its neighbours
         u = u.expand_as(delta)
+        if complete and routes is not None:
+            routes = triton_impl.whole_tiles(routes)
     A = A.mT.contiguous() if triton else A.mT
     differentiable = (u, delta, A, B, C, D, delta_bias, elapsed)
     save_states = torch.is_grad_enabled() and any(
@@ -107,7 +112,7 @@ def _forward_fake(
         from . import triton_impl
 
         last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
-        length = l if routes is None else routes.shape[-1]
+        length = triton_impl.num_steps(l, routes, complete)
         if save_states:
             states_shape = triton_impl.saved_states_shape(b, k, length, d, n)
     return y, last_state, last_state.new_empty(states_shape)
@@ -186,23 +191,24 @@ torch.library.register_autograd(
 )
 
 
-def _scan_flops(delta_shape, A_shape, D_shape, routes_shape) -> int:
+def _scan_flops(delta_shape, A_shape, D_shape, routes_shape, complete) -> int:
     """9 operations a step, channel and state (exp, decay, input, update, readout), 2 for D."""
     b, k, l, d = delta_shape
-    steps = l if routes_shape is None else routes_shape[-1]
+    steps = l if routes_shape is None or complete else routes_shape[-1]
     return b * k * steps * d * (9 * A_shape[1] + (2 if D_shape is not None else 0))
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan)
 def _forward_flops(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes, *args, out_shape=None, **kwargs
-):
-    return _scan_flops(delta, A, D, routes)
+    u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, reduce_sum, complete, *args,
+    out_shape=None, **kwargs,
+):  # fmt: skip
+    return _scan_flops(delta, A, D, routes, complete)
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan_backward)
 def _backward_flops(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, *args,
-    out_shape=None, **kwargs,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    delta_softplus, complete, *args, out_shape=None, **kwargs,
 ):  # fmt: skip
-    return 2 * _scan_flops(delta, A, D, routes)
+    return 2 * _scan_flops(delta, A, D, routes, complete)

@@ -38,6 +38,25 @@ def num_parts(delta: Tensor) -> tuple[int, int]:
     return triton.cdiv(delta.shape[3], _block_of_channels(delta.shape[3])), delta.shape[0]
 
 
+def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
+    """Steps of a route; complete ones have as many as tokens, whatever `whole_tiles` added."""
+    return l if routes is None or complete else routes.shape[-1]
+
+
+def whole_tiles(routes: Tensor) -> Tensor:
+    """Complete routes (..., s) with the last step repeated until s is a multiple of `STEPS`.
+
+    Threads then load the tokens of a tile as vectors, without masks or limits. No branch depends on
+    a dynamic s.
+    """
+    steps = routes.shape[-1]
+    if isinstance(steps, int) and steps % STEPS == 0:
+        return routes
+    padded = triton.cdiv(steps, STEPS) * STEPS
+    last = torch.arange(padded, device=routes.device).clamp(max=steps - 1)
+    return routes.index_select(-1, last)
+
+
 def _block_of_channels(d: int) -> int:
     """Channels of a program; in the interpreter idle lanes cost time."""
     return min(CHANNELS, max(2, triton.next_power_of_2(d))) if interpreting() else CHANNELS
@@ -94,8 +113,10 @@ class _Call:
         self.B, self.C = B, C
         self.A = A.contiguous()  # (k, n, d), channels innermost as in the states
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
-        self.routes = None if routes is None else routes.contiguous()
-        self.length = l if routes is None else routes.shape[-1]
+        self.length = num_steps(l, routes, complete)
+        if routes is not None:
+            routes = (whole_tiles(routes) if complete else routes).contiguous()
+        self.routes = routes
         self.zero_rows = routes is not None and not complete
         self.channels = _block_of_channels(d)
         self.num_blocks = triton.cdiv(d, self.channels)
@@ -158,7 +179,7 @@ class _Call:
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
-            *_strides(self.B), self._route_stride(),
+            *_strides(self.B), *self._route_strides(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None, STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
             **tile, **self.row_flags(self.u, self.delta), **self.flags, **self.registers(),
@@ -224,7 +245,7 @@ class _Call:
             states, carry, *(_or(t, carry) for t in outputs),
             self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
-            *self._elapsed_strides(), *_strides(self.B), self._route_stride(), b * k * l * n,
+            *self._elapsed_strides(), *_strides(self.B), *self._route_strides(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags, **self.registers(),
@@ -249,8 +270,10 @@ class _Call:
     def _elapsed_strides(self):
         return (None, None, None) if self.elapsed is None else _token_strides(self.elapsed)
 
-    def _route_stride(self) -> int:
-        return 0 if self.routes is None or self.routes.dim() == 2 else self.routes.stride(0)
+    def _route_strides(self) -> tuple[int, int]:
+        if self.routes is None:
+            return 0, 0
+        return 0 if self.routes.dim() == 2 else self.routes.stride(0), self.routes.stride(-2)
 
 
 def empty_like_tokens(x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def backward_kernel(
     p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_gelapsed, p_sum_e2,
     stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
     stride_db, stride_dk, stride_dl, stride_eb, stride_ek, stride_el,
-    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb, stride_rk,
     stride_gB, stride_gdb, stride_gdk, stride_gdl,
     k, l, d, length, segment,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
@@ -116,7 +116,7 @@ def backward_kernel(
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
-    begin = i_seg * segment
+    begin = tl.multiple_of(i_seg * segment, T)
     end = tl.minimum(begin + segment, length)
     num_tiles = tl.cdiv(end - begin, T)
     if DENSE:
@@ -129,7 +129,7 @@ def backward_kernel(
         p_elapsed += i_b * stride_eb + i_k * stride_ek
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
-    p_routes += i_b * stride_rb + i_k * length
+    p_routes += i_b * stride_rb + i_k * stride_rk
     p_states += (i_bk * tl.cdiv(length, T) + begin // T + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_gA += (i_bk * num_seg + i_seg) * N * d
@@ -159,7 +159,7 @@ def backward_kernel(
     o_t = tl.arange(0, T)
     o_sum, is_C = _sum_steps(T, BD)
     sum_e2 = tl.zeros([BD], tl.float32)
-    i_s = begin + (num_tiles - 1) * T
+    i_s = tl.multiple_of(begin + (num_tiles - 1) * T, T)
     token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
     for _ in range(num_tiles):
         row, m_row = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
@@ -172,9 +172,8 @@ def backward_kernel(
             u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
             h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
         BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
-        token_1, m_token_1 = load_tokens(
-            p_routes, tl.maximum(i_s - T, begin) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
-        )
+        before = tl.multiple_of(tl.maximum(i_s - T, begin), T)
+        token_1, m_token_1 = load_tokens(p_routes, before + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
         exists = (o_t < end - i_s)[:, None]
         dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
         gy = tl.where(exists, gy.to(tl.float32), 0.0)
@@ -246,7 +245,7 @@ def backward_kernel(
             if HAS_ELAPSED:
                 tl.store(p_gelapsed + (row[:, None] * d + o_d[None, :]), ge, mask=mask)
         token, m_token = token_1, m_token_1
-        i_s -= T
+        i_s = tl.multiple_of(i_s - T, T)
 
     if N == 1:
         tl.store(p_carry + o_d, r_in, mask=m_d)

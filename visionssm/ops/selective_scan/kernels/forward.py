@@ -15,6 +15,7 @@ from .tile import (
     scale_projections,
     scan_steps,
     step_sizes,
+    tile_from,
 )
 
 
@@ -63,7 +64,7 @@ def forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_y, p_carry, p_states,
     p_sum_e2, stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
     stride_eb, stride_ek, stride_el,
-    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb,
+    stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb, stride_rk,
     k, l, d, length, segment,
     N: tl.constexpr, NP: tl.constexpr, T: tl.constexpr, TS: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -79,7 +80,7 @@ def forward_kernel(
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
-    begin = i_seg * segment
+    begin = tl.multiple_of(i_seg * segment, T)
     end = tl.minimum(begin + segment, length)
     if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
         stride_ul, stride_dl, stride_el = d, d, d
@@ -90,7 +91,7 @@ def forward_kernel(
         p_elapsed += i_b * stride_eb + i_k * stride_ek
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
-    p_routes += i_b * stride_rb + i_k * length
+    p_routes += i_b * stride_rb + i_k * stride_rk
     p_y += i_bk * l * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_states += (i_bk * tl.cdiv(length, TS) + begin // TS) * N * d
@@ -119,15 +120,19 @@ def forward_kernel(
         elapsed = elapsed.to(tl.float32)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
-    token_1, m_token_1 = load_tokens(p_routes, begin + T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    token_1, m_token_1 = load_tokens(
+        p_routes, tile_from(begin + T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+    )
     for i_s in range(begin, end, T):
-        row, m_row = load_tokens(p_routes, i_s + T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        row, m_row = load_tokens(
+            p_routes, tile_from(i_s + T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         token_2, m_token_2 = load_tokens(
-            p_routes, i_s + 2 * T + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+            p_routes, tile_from(i_s + 2 * T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
         if STORE_STATES:

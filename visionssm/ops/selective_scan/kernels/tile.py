@@ -75,19 +75,23 @@ def load_tokens(
 ):  # fmt: skip
     """Tokens of the steps o_s, and whether they have one: padding steps have none.
 
-    Without padding, steps from `end` on have the last step's token: loads then need no masks, and a
-    thread has registers for a few predicates only. Their step size is zero, so the state stays and
-    the output is the last step's again.
+    Without padding, steps from `end` on have the last step's token, of which complete routes have
+    enough to fill a tile: loads then need no masks, and a thread has registers for a few predicates
+    only. Their step size is zero, so the state stays and the output is the last step's again.
     """
     if HAS_ROUTES and not COMPLETE:
         token = tl.load(p_routes + o_s, mask=o_s < end, other=-1)
         m_token = (token >= 0) & (token < l)
     else:
-        token = tl.minimum(o_s, end - 1)
+        token = tl.load(p_routes + o_s) if HAS_ROUTES else tl.minimum(o_s, end - 1)
         m_token = tl.full(o_s.shape, True, tl.int1)
-        if HAS_ROUTES:
-            token = tl.load(p_routes + token)
     return token.to(tl.int64 if WIDE else tl.int32), m_token
+
+
+@triton.jit
+def tile_from(i_s, end, T: tl.constexpr):
+    """First step of the tile at i_s, or of the last one before `end`."""
+    return tl.multiple_of(tl.minimum(i_s, (end - 1) // T * T), T)
 
 
 @triton.jit
