@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from unittest.mock import patch
 
 import timm
 import torch
@@ -15,16 +13,12 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import visionssm  # noqa: F401 - registers our models with timm
-from visionssm.ops.selective_scan import torch_impl
 
 from .registry import EAGER, ModelCase
 from .task import Error, Task, Work, count_flops, network_limit, norm_error
 
 NUM_CLASSES = 1000
 TRUTH_SLICE = 32  # images computed in float64 at once
-# State elements that PyTorch's scan takes at once. What suits a CPU's cache makes up to 60,000
-# launches of an image's forward and backward pass; these make some thousands of a slice's.
-GPU_BLOCKS = {"BLOCK_ELEMENTS": 1 << 28, "STEP_ELEMENTS": 1 << 22}
 
 
 class ModelProblem:
@@ -64,7 +58,7 @@ class ModelProblem:
     @cached_property
     def true_logits(self) -> Tensor:
         model = copy.deepcopy(self.model).double().eval()
-        with torch.no_grad(), scans_in_large_blocks(self.device):
+        with torch.no_grad():
             return torch.cat([model(x.double()) for x in self.images.split(TRUTH_SLICE)])
 
     @cached_property
@@ -92,9 +86,8 @@ class ModelProblem:
         size = self.case.batch if joint else TRUTH_SLICE  # batch statistics need the whole batch
         model.zero_grad()
         for x, label in zip(images.split(size), self.labels.split(size), strict=True):
-            with scans_in_large_blocks(self.device):
-                loss = F.cross_entropy(model(x.double()), label, reduction="sum")
-                (loss / self.case.batch).backward()
+            loss = F.cross_entropy(model(x.double()), label, reduction="sum") / self.case.batch
+            loss.backward()
         return _gradients(model)
 
     def logits(self, mode: str) -> Tensor:
@@ -142,12 +135,6 @@ class ModelProblem:
         work = Work(flops=count_flops(self.prepare_training(EAGER)))
         self.model.zero_grad()
         return work
-
-
-def scans_in_large_blocks(device: torch.device) -> AbstractContextManager[object]:
-    """Where scans that run in PyTorch make few launches on a GPU: the same sums, cut otherwise."""
-    on_gpu = device.type == "cuda"
-    return patch.multiple(torch_impl, **GPU_BLOCKS) if on_gpu else nullcontext()
 
 
 def _gradients(model: nn.Module) -> list[Tensor]:

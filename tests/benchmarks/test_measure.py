@@ -10,23 +10,18 @@ import torch
 from benchmarks import measure as measuring
 from benchmarks import ops
 from benchmarks.measure import Limits, measure, measure_limits, time_call
-from benchmarks.models import ModelProblem, scans_in_large_blocks
+from benchmarks.models import ModelProblem
 from benchmarks.ops import ScanProblem
 from benchmarks.peers import ChannelFirstScan
 from benchmarks.registry import EAGER, MAMBA_SSM, ScanCase
 from benchmarks.run import run_task, tasks_of
 from benchmarks.task import Error, Task, Work
 from visionssm.ops import selective_scan_fn
-from visionssm.ops.selective_scan import torch_impl
 
 from .cases import BLOCK, CPU, MODEL, SCAN, SSD, SSD_NONCAUSAL
 
 LIMITS = Limits(1e10, 1e11, "float32", 1e9)
 SECONDS = 1e-3
-
-
-def block_sizes() -> tuple[int, int]:
-    return torch_impl.BLOCK_ELEMENTS, torch_impl.STEP_ELEMENTS
 
 
 def tasks(case) -> list[Task]:
@@ -108,16 +103,6 @@ def test_models_with_batch_normalisation_are_held_to_what_rounding_makes_of_them
     problem.labels = problem.labels.flip(0)  # gradients of another loss than the true ones
     (error,) = problem.training_errors(EAGER).values()
     assert not error.acceptable
-
-
-def test_scans_in_large_blocks_are_the_same_scans():
-    problem = ModelProblem(dataclasses.replace(MODEL, size=256), CPU)  # more than a usual block
-    usual = problem.true_logits
-    with scans_in_large_blocks(torch.device("cuda")):
-        sizes = block_sizes()
-        found = problem.model.double().eval()(problem.images.double())
-    assert all(now < of_gpu for now, of_gpu in zip(block_sizes(), sizes, strict=True))
-    torch.testing.assert_close(found, usual, rtol=1e-10, atol=1e-10)
 
 
 def test_what_a_contender_raises_is_recorded():

@@ -33,6 +33,7 @@ from torch import Tensor
 
 BLOCK_ELEMENTS = 5 << 16  # state elements (b k s d n) of a block: 1.25 MiB in float32
 STEP_ELEMENTS = 1 << 16  # below this, a step costs its dispatch: run several chunks side by side
+GPU_BLOCK_ELEMENTS, GPU_STEP_ELEMENTS = 1 << 25, 1 << 22  # where launches cost more than memory
 CHUNK_STEPS = 7  # at least; the maps of an image of 224 x 224 divide into sevens
 SERIAL_STEPS = 64  # fewer are not worth cutting
 
@@ -170,6 +171,10 @@ def compute_dtype(u: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, u.dtype)
 
 
+def _block_elements(device: torch.device) -> int:
+    return BLOCK_ELEMENTS if device.type == "cpu" else GPU_BLOCK_ELEMENTS
+
+
 class _Call:
     """One call's tensors in the compute dtype, and the memory that its blocks share."""
 
@@ -190,8 +195,8 @@ class _Call:
         self._memory: dict[str, Tensor] = {}
 
     def groups(self) -> Iterator[_Group]:
-        """Cut images and routes into groups of at most BLOCK_ELEMENTS, or single routes."""
-        fitting = BLOCK_ELEMENTS // (self.routes.shape[2] * self.A[0].numel())
+        """Cut images and routes into groups of at most a block's elements, or single routes."""
+        fitting = _block_elements(self.A.device) // (self.routes.shape[2] * self.A[0].numel())
         images = max(1, fitting // self.k)
         routes = self.k if fitting >= self.k else max(1, fitting)
         for i in range(0, self.b, images):
@@ -248,8 +253,8 @@ class _Group:
         return x[self.images, self.routes]
 
     def blocks(self) -> list[slice]:
-        """Cut the steps into even blocks of about BLOCK_ELEMENTS state elements."""
-        fitting = max(1, BLOCK_ELEMENTS // (self.b * self.A.numel()))
+        """Cut the steps into even blocks of about a block's elements."""
+        fitting = max(1, _block_elements(self.A.device) // (self.b * self.A.numel()))
         size = -(-self.length // -(-self.length // fitting))
         if size > CHUNK_STEPS:
             size = -(-size // CHUNK_STEPS) * CHUNK_STEPS
@@ -327,7 +332,8 @@ def _recurrence(decay: Tensor, x: Tensor, state: Tensor, reverse: bool = False) 
     Returns:
         the last h.
     """
-    size = max(CHUNK_STEPS, -(-len(x) // max(1, STEP_ELEMENTS // state.numel())))
+    elements = STEP_ELEMENTS if x.device.type == "cpu" else GPU_STEP_ELEMENTS
+    size = max(CHUNK_STEPS, -(-len(x) // max(1, elements // state.numel())))
     if len(x) < SERIAL_STEPS or len(x) < 2 * size:
         steps = list(zip(decay.unbind(), x.unbind(), strict=True))
         for decay_t, x_t in reversed(steps) if reverse else steps:
