@@ -23,6 +23,7 @@ CLASSES = 10
 MARGIN = 2  # black pixels around an image, which make it 32 x 32, and the most that it is shifted
 EAGER_STEPS = 3  # before the capture: PyTorch's documentation asks for a few
 TEST_BATCH = 1000
+LOSS_SCALE = 2.0**10  # of float16, whose small gradients would be zero
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,12 @@ def endless_batches(images: int, batch: int, generator: torch.Generator) -> Iter
         yield from order[: images // batch * batch].split(batch)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA, float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
+    """To a dtype; by default bfloat16 on CUDA, float32 elsewhere."""
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    lower = dtype != torch.float32
+    return torch.autocast(device.type, dtype if lower else torch.bfloat16, enabled=lower)
 
 
 class Trainer:
@@ -126,11 +130,21 @@ class Trainer:
         data: for its training split.
         recipe: of the training.
         seed: of the batches' order and of the augmentation.
+        dtype: of the automatic casts, see `autocast`.
+
+    `losses` (steps,) has the loss of every step taken.
     """
 
-    def __init__(self, model: Any, data: FashionMNIST, recipe: Recipe, seed: int = 0):
+    def __init__(
+        self,
+        model: Any,
+        data: FashionMNIST,
+        recipe: Recipe,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+    ):
         device = data.train.labels.device
-        self.model, self.data, self.recipe = model.train(), data, recipe
+        self.model, self.data, self.recipe, self.dtype = model.train(), data, recipe, dtype
         self.steps = recipe.epochs * (len(data.train.labels) // recipe.batch)
         self.steps_taken = 0
         groups = param_groups_weight_decay(model, recipe.weight_decay, model.no_weight_decay())
@@ -142,6 +156,8 @@ class Trainer:
         )
         self.generator = torch.Generator(device).manual_seed(seed)
         self.batches = endless_batches(len(data.train.labels), recipe.batch, self.generator)
+        self.losses = torch.full((self.steps,), torch.nan, device=device)
+        self.loss = self.losses[0]
         self.images = torch.empty_like(data.train.images[: recipe.batch])
         self.labels = torch.empty_like(data.train.labels[: recipe.batch])
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -164,18 +180,27 @@ class Trainer:
                 self.update()
                 if self.stream is not None:  # other streams read the route tables cached here
                     self.stream.synchronize()
+            self.losses[self.steps_taken].copy_(self.loss)
             self.schedule.step()
         self.steps_taken += 1
 
     def update(self) -> None:
         """Forward, backward and optimizer on the batch in `images` and `labels`."""
         self.optimizer.zero_grad()
-        with autocast(self.images.device):  # opened here, so that a graph casts the weights anew
+        with autocast(
+            self.images.device, self.dtype
+        ):  # opened here, so that a graph casts the weights anew
             logits = self.model(self.data.normalised(self.images))
         loss = F.cross_entropy(
             logits.float(), self.labels, label_smoothing=self.recipe.label_smoothing
         )
-        loss.backward()
+        self.loss = loss.detach()
+        scale = LOSS_SCALE if self.dtype == torch.float16 else 1.0
+        (loss * scale).backward()
+        if scale != 1.0:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(1 / scale)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_norm)
         self.optimizer.step()
 
@@ -206,11 +231,11 @@ def take_turns(trainers: Sequence[Trainer]) -> None:
 
 
 @torch.no_grad()
-def accuracy(model: Any, data: FashionMNIST) -> float:
+def accuracy(model: Any, data: FashionMNIST, dtype: torch.dtype | None = None) -> float:
     """Share of the test images that a model in evaluation mode classifies correctly."""
     pairs = zip(data.test.images.split(TEST_BATCH), data.test.labels.split(TEST_BATCH), strict=True)
     right = []
     for images, labels in pairs:
-        with autocast(labels.device):
+        with autocast(labels.device, dtype):
             right.append((model(data.normalised(images)).argmax(1) == labels).sum())
     return float(torch.stack(right).sum()) / len(data.test.labels)
