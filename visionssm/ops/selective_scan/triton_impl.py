@@ -13,7 +13,7 @@ STEPS = 16  # of a tile, and between two saved states
 CHANNELS = 32  # of a tile, at most: one a thread
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
-REGISTERS = 168  # of a thread, at most, with several states: 12 warps a multiprocessor ...
+REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
 FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
@@ -140,19 +140,20 @@ class _Call:
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
     def forward_tile(self) -> dict[str, int]:
-        """Sizes of a tile of the forward pass, which has one state in registers, or all of them."""
+        """Tile of the forward pass, which has one state in registers, or all of them."""
         n = self.sizes[4]
         if n == 1:
             return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
         states = triton.next_power_of_2(n)
         channels = min(self.channels, STATE_VALUES // states)
-        return {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
+        return tile | self.registers()
 
     def registers(self) -> dict[str, int]:
         """A limit on the registers of a thread, where more warps are worth some spilling."""
-        b, k, _, _, n = self.sizes
+        b, k, *_ = self.sizes
         programs = b * k * self.num_blocks * self.num_segments
-        if n == 1 or programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
+        if programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
             return {}
         return {"maxnreg": REGISTERS}
 
@@ -182,7 +183,7 @@ class _Call:
             *_strides(self.B), *self._route_strides(),
             k, l, d, self.length, self.segment,
             STORE_Y=y is not None, STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
-            **tile, **self.row_flags(self.u, self.delta), **self.flags, **self.registers(),
+            **tile, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
