@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..launch import check_device, device_of
 
-TOKENS, WARPS = 32, 2  # of a tile
+TOKENS = 16  # of a tile: 16 values a thread, of whose registers there are enough for 22 warps
 SUM_WARPS, COLUMNS = 4, 4  # where a program sums over tokens: rows at once, and columns of each
 SUM_PROGRAMS = 512  # for each dilation, at most: rows are cut into as many runs as that allows
 MAX_INT32_OFFSET = 2**31 - 1
@@ -289,11 +289,11 @@ def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     return partial.sum(0).to(dtype)
 
 
-def _flags(x: Tensor, warps: int = WARPS) -> dict[str, int]:
-    """What all kernels take: blocks of two channels a thread of a warp, or of what there is."""
+def _flags(x: Tensor, warps: int | None = None) -> dict[str, int]:
+    """What all kernels take: blocks of at most 64 channels and, by default, a warp for 32."""
     d = x.shape[3]
     block = min(64, triton.next_power_of_2(d))
     if d % 64 and d % 32 == 0:
         block = 32  # rather one channel a thread than idle threads
     wide = x.numel() > MAX_INT32_OFFSET
-    return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=warps)
+    return dict(BD=block, EVEN=d % block == 0, WIDE=wide, num_warps=warps or max(1, block // 32))
