@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.ops.scan_cases import make_inputs, random_routes
 from visionssm.ops import selective_scan
+from visionssm.scans import scan_routes
 from visionssm.ops.dispatch import resolve_implementation
 from visionssm.ops.selective_scan import triton_impl
 
@@ -79,6 +80,35 @@ def test_exports():
     inputs = tuple(named[name] for name in ("u", "delta", "A", "B", "C", "elapsed"))
     program = torch.export.export(Scan(), inputs)
     torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_sizes_may_be_dynamic(implementation):
+    """Compiled and exported with complete routes, which Triton fills up to whole tiles."""
+
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            routes = scan_routes("bidirectional", 1, u.shape[2], u)
+            return selective_scan(
+                u, delta, A, B, C, routes=routes, complete=True, implementation=implementation
+            )
+
+    def inputs(length):
+        return tuple(make_inputs(2, 2, length, 3, 1).values())[:5]
+
+    compiled = torch.compile(Scan(), dynamic=True, fullgraph=True, backend="aot_eager")
+    length = torch.export.Dim("length", min=2, max=64)
+    tokens = {2: length}
+    shapes = (tokens, tokens, None, tokens, tokens)
+    exported = torch.export.export(Scan(), inputs(18), dynamic_shapes=shapes).module()
+    for tensors in map(inputs, (18, 23, 32)):
+        expected = Scan()(*tensors)
+        actual = compiled(*tensors)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(exported(*tensors), expected)
+        gradients = (torch.autograd.grad(y.square().sum(), tensors) for y in (actual, expected))
+        for a, e in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, e)
 
 
 def test_autocast_leaves_the_scan_alone():

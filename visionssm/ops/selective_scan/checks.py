@@ -73,7 +73,8 @@ def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) 
         raise ValueError(f"routes: expected int32 or int64, got {routes.dtype}")
     if routes.device != device:
         raise ValueError(f"routes: expected device {device} as u, got {routes.device}")
-    if routes.dim() not in (2, 3) or tuple(routes.shape[:-1]) not in ((k,), (b, k)):
+    per_image = routes.dim() == 3 and routes.shape[0] == b
+    if not (routes.dim() == 2 or per_image) or routes.shape[-2] != k:
         raise ValueError(f"routes: expected ({k}, s) or ({b}, {k}, s), got {_shape(routes)}")
     if routes.shape[-1] == 0:
         raise ValueError("routes: expected at least one step, got none")
