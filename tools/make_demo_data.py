@@ -29,7 +29,7 @@ from PIL import Image
 from visionssm.training.digits import load_split
 
 HEIGHT, WIDTH = 160, 192
-SCENES = {"train": 12000, "val": 200, "test": 500}
+SCENES = {"train": 10000, "val": 200, "test": 500}
 DIGITS = 2, 6  # in a scene, at least and at most
 SIDE = 40.0, 88.0  # of a digit, in pixels
 MIN_VISIBLE = 0.7  # of each digit's own pixels: nothing is nearly hidden

@@ -23,9 +23,14 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
+        # Digits of 40 to 88 pixels: bins of 7 x 7 are too coarse for tight boxes.
+        bbox_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=10)),
         bbox_head=dict(
-            in_channels=channels, fc_out_channels=512, num_classes=10, reg_class_agnostic=True
+            in_channels=channels,
+            fc_out_channels=512,
+            roi_feat_size=10,
+            num_classes=10,
+            reg_class_agnostic=True,
         ),
         mask_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=20)),
         mask_head=dict(
@@ -99,7 +104,7 @@ test_evaluator = dict(
     metric=["bbox", "segm"],
 )
 
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=12, val_interval=3)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=3, val_interval=1)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",
@@ -108,8 +113,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=1, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, begin=1, convert_to_iter_based=True),
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=0.25, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, begin=0.25, convert_to_iter_based=True),
 ]
 default_hooks = dict(
     checkpoint=dict(monitor="coco/segm_mAP"),

@@ -77,7 +77,7 @@ test_dataloader = dict(
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=10, val_interval=2)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=12, val_interval=3)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",

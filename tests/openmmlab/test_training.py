@@ -113,6 +113,7 @@ def test_resumed_run_equals_an_uninterrupted_one(path, scenes, tmp_path):
         cfg.train_dataloader.dataset.pipeline.insert(3, dict(type="RandomFlip", prob=0.5))
         cfg.train_dataloader.batch_size = 1
         cfg.train_cfg.update(max_epochs=2, val_interval=9)
+        cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = 1
         cfg.default_hooks.checkpoint.interval_iters = 1
         _, found = run(cfg, record={"stop": stop}, resume=stop is None and name == "cut")
         losses.setdefault(name, []).append(found)
