@@ -23,7 +23,7 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # Digits of 40 to 88 pixels: bins of 7 x 7 are too coarse for tight boxes.
+        # Finer than the usual 7 x 7: boxes are as large as half the image, and should fit tightly.
         bbox_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=10)),
         bbox_head=dict(
             in_channels=channels,
