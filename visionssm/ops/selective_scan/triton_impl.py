@@ -168,12 +168,12 @@ class _Call:
         new = self.u.new_zeros if self.zero_rows else self.u.new_empty
         return new(b, k, l, width, dtype=dtype)
 
-    def new_carry(self) -> Tensor:
+    def carry_shape(self) -> tuple[int, ...]:
         b, k, _, d, n = self.sizes
-        return self.u.new_zeros(b, k, self.num_segments, n, d, dtype=torch.float32)
+        return b, k, self.num_segments, n, d
 
     def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
-        """Scan all segments from `carry`, which receives their last states."""
+        """Scan all segments from `carry`, if it has been set; it receives their last states."""
         b, k, l, d, _ = self.sizes
         tile = self.forward_tile()
         forward_kernel[self.grid(tile["BD"])](
@@ -182,13 +182,14 @@ class _Call:
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
             *_strides(self.B), *self._route_strides(),
             k, l, d, self.length, self.segment,
-            STORE_Y=y is not None, STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
+            HAS_CARRY=self.num_segments > 1 and sum_e is None, STORE_Y=y is not None,
+            STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
             **tile, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
-        """State at the start of every segment, (b, k, segments, n, d)."""
-        carry = self.new_carry()
+        """State at the start of every segment, (b, k, segments, n, d); not set if there is one."""
+        carry = self.u.new_empty(self.carry_shape(), dtype=torch.float32)
         if self.num_segments > 1:
             sum_e = self._new_sum_e()
             self.run_forward(carry, sum_e=sum_e)
@@ -201,7 +202,7 @@ class _Call:
         first = None
         if grad_last_state is not None:
             first = grad_last_state.transpose(2, 3).contiguous()
-        carry = self.new_carry()
+        carry = self.u.new_zeros(self.carry_shape(), dtype=f32)
         if self.num_segments > 1:
             sum_e = self._new_sum_e()
             self._launch_backward(grad_y, states, carry, sum_e=sum_e, SUMMARY=True)

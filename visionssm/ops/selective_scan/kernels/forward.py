@@ -69,9 +69,10 @@ def forward_kernel(
     N: tl.constexpr, NP: tl.constexpr, T: tl.constexpr, TS: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr, STORE_SUM_E: tl.constexpr,
+    HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
+    STORE_SUM_E: tl.constexpr,
 ):  # fmt: skip
-    """Scan one segment from the state in p_carry, leaving the segment's last state there.
+    """Scan one segment from the state in p_carry, or zero, leaving the segment's last state there.
 
     T steps a tile; states are saved every TS steps. NP: the power of two from N on.
     """
@@ -107,7 +108,9 @@ def forward_kernel(
     m_nd = (o_n < N)[:, None] & m_d[None, :]
     o_nd = o_n[:, None] * d + o_d[None, :]
     A = tl.load(p_A + i_k * N * d + o_nd, mask=m_nd, other=0.0).to(tl.float32)
-    state = tl.load(p_carry + o_nd, mask=m_nd, other=0.0)
+    state = tl.zeros([NP, BD], tl.float32)
+    if HAS_CARRY:
+        state = tl.load(p_carry + o_nd, mask=m_nd, other=0.0)
     sum_e2 = tl.zeros([BD], tl.float32)
 
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
