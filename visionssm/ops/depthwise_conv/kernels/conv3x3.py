@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tile import SIZES, channel_offsets, finish, load_bias, store_tap
+from .tile import SIZES, finish, load_bias, store_tap, walk_offsets
 
 
 @triton.jit
@@ -28,16 +28,12 @@ def conv3x3_kernel(
     BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A run of rows of the output. FLIP turns the taps round, which makes it the adjoint."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
+    o_d, m_d, i_columns, index, mask, begin, end = walk_offsets(
+        num_columns, height, d, run, BC, BD, SHARE
+    )
     column = index % width
-    begin = tl.program_id(1) * run
-    end = tl.minimum(begin + run, height)
     token = (index // width).to(tl.int64 if WIDE else tl.int32) * height * width + column
     token += (begin - 1) * width
-    mask = (index < num_columns)[:, None] & m_d[None, :]
     m_left = mask & (column > 0)[:, None]
     m_right = mask & (column < width - 1)[:, None]
 
@@ -81,16 +77,12 @@ def taps_grad3x3_kernel(
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a run of rows of x with the three rows of gy that each goes into."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
+    o_d, m_d, i_columns, index, mask, begin, end = walk_offsets(
+        num_columns, height, d, run, BC, BD, SHARE
+    )
     column = index % width
-    begin = tl.program_id(1) * run
-    end = tl.minimum(begin + run, height)
     token = (index // width).to(tl.int64 if WIDE else tl.int32) * height * width + column
     token += begin * width
-    mask = (index < num_columns)[:, None] & m_d[None, :]
     m_left = mask & (column > 0)[:, None]
     m_right = mask & (column < width - 1)[:, None]
 
@@ -123,7 +115,7 @@ def taps_grad3x3_kernel(
         before, here = here, after
         token += width
 
-    i_partial = (tl.program_id(0) // num_d) * tl.num_programs(1) + tl.program_id(1)
+    i_partial = i_columns * tl.num_programs(1) + tl.program_id(1)
     p_partial += i_partial.to(tl.int64) * (9 + HAS_BIAS) * d
     store_tap(p_partial, 0, above_l, d, o_d, m_d)
     store_tap(p_partial, 1, above_c, d, o_d, m_d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tile import SIZES, channel_offsets, finish, load_bias, store_tap
+from .tile import SIZES, finish, load_bias, store_tap, walk_offsets
 
 
 @triton.jit
@@ -35,13 +35,9 @@ def conv4x1_kernel(
     BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A run of rows of one repetition of sequences (w = 1), or of the sum that the adjoint is."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    index = (tl.program_id(0) // num_d) * BC + tl.arange(0, BC)
-    mask = (index < num_columns)[:, None] & m_d[None, :]
-    begin = tl.program_id(1) * run
-    end = tl.minimum(begin + run, height)
+    o_d, m_d, i_columns, index, mask, begin, end = walk_offsets(
+        num_columns, height, d, run, BC, BD, SHARE
+    )
     r = tl.program_id(2)
     token = index.to(tl.int64 if WIDE else tl.int32) * height
     top = TOP + r % 2 * (3 - 2 * TOP) if MIRRORED else TOP
@@ -99,14 +95,10 @@ def taps_grad4x1_kernel(
     BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a run of rows of gy with the four rows of x that each of one repetition reads."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    i_columns, i_run, r = tl.program_id(0) // num_d, tl.program_id(1), tl.program_id(2)
-    index = i_columns * BC + tl.arange(0, BC)
-    mask = (index < num_columns)[:, None] & m_d[None, :]
-    begin = i_run * run
-    end = tl.minimum(begin + run, height)
+    o_d, m_d, i_columns, index, mask, begin, end = walk_offsets(
+        num_columns, height, d, run, BC, BD, SHARE
+    )
+    r = tl.program_id(2)
     token = index.to(tl.int64 if WIDE else tl.int32) * height
     top = TOP + r % 2 * (3 - 2 * TOP) if MIRRORED else TOP
     p_gy += r * d
@@ -131,7 +123,7 @@ def taps_grad4x1_kernel(
             total += gy
         x_0, x_1, x_2 = x_1, x_2, x_3
 
-    i_partial = (i_columns * tl.num_programs(1) + i_run).to(tl.int64)
+    i_partial = (i_columns * tl.num_programs(1) + tl.program_id(1)).to(tl.int64)
     p_partial += i_partial * (4 + HAS_BIAS) * R * d + r * d
     store_tap(p_partial, 0, tap_0, R * d, o_d, m_d)
     store_tap(p_partial, 1, tap_1, R * d, o_d, m_d)

@@ -29,10 +29,8 @@ def conv_kernel(
     BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One repetition of the output; ADJOINT: the sum of R, read with the taps turned round."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    token = (tl.program_id(0) // num_d) * BT + tl.arange(0, BT)
+    o_d, m_d, i_tokens = channel_offsets(d, BD, SHARE)
+    token = i_tokens * BT + tl.arange(0, BT)
     m_token = token < num_tokens
     row, column = (token // width) % height, token % width
     if WIDE:
@@ -70,18 +68,16 @@ def taps_grad_kernel(
     BT: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of tokens of gy x, for every tap of one repetition."""
-    num_d = tl.cdiv(d, BD)
-    o_d = channel_offsets(tl.program_id(0) % num_d, d, BD, SHARE)
-    m_d = o_d < d
-    i_tile, r = tl.program_id(0) // num_d, tl.program_id(1)
-    token = i_tile * BT + tl.arange(0, BT)
+    o_d, m_d, i_tokens = channel_offsets(d, BD, SHARE)
+    r = tl.program_id(1)
+    token = i_tokens * BT + tl.arange(0, BT)
     m_token = token < num_tokens
     row, column = (token // width) % height, token % width
     if WIDE:
         token = token.to(tl.int64)
     p = p_gy + (token * stride_gy + r * d)[:, None] + o_d[None, :]
     gy = tl.load(p, mask=m_token[:, None] & m_d[None, :], other=0.0).to(tl.float32)
-    p_partial += (i_tile.to(tl.int64) * (KH * KW + HAS_BIAS) * R + r) * d + o_d
+    p_partial += (i_tokens.to(tl.int64) * (KH * KW + HAS_BIAS) * R + r) * d + o_d
     if HAS_BIAS:
         tl.store(p_partial + KH * KW * R * d, tl.sum(gy, 0), mask=m_d)
     top = TOP + r % 2 * (KH - 1 - 2 * TOP) if MIRRORED else TOP

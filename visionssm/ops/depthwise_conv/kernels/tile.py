@@ -10,9 +10,32 @@ SIZES = ["num_tokens", "num_columns", "run", "height", "width"]
 
 
 @triton.jit
-def channel_offsets(i_d, d, BD: tl.constexpr, SHARE: tl.constexpr):
-    """Channels of a block. A thread takes SHARE adjacent ones: more alignment is not claimed."""
-    return tl.multiple_of(i_d * BD + tl.arange(0, BD), SHARE)
+def channel_offsets(d, BD: tl.constexpr, SHARE: tl.constexpr):
+    """Channels of the program's block, whether they exist, and which of the other blocks it has.
+
+    A thread takes SHARE adjacent channels: more alignment is not claimed.
+    """
+    num_d = tl.cdiv(d, BD)
+    i_d, i_other = tl.program_id(0) % num_d, tl.program_id(0) // num_d
+    o_d = tl.multiple_of(i_d * BD + tl.arange(0, BD), SHARE)
+    return o_d, o_d < d, i_other
+
+
+@triton.jit
+def walk_offsets(
+    num_columns, height, d, run, BC: tl.constexpr, BD: tl.constexpr, SHARE: tl.constexpr
+):
+    """What a program that walks down the rows owns.
+
+    Returns:
+        its channels, whether they exist; its block of columns, these, and whether both exist; the
+        first row of its run, and the one after the last.
+    """
+    o_d, m_d, i_columns = channel_offsets(d, BD, SHARE)
+    index = i_columns * BC + tl.arange(0, BC)
+    mask = (index < num_columns)[:, None] & m_d[None, :]
+    begin = tl.program_id(1) * run
+    return o_d, m_d, i_columns, index, mask, begin, tl.minimum(begin + run, height)
 
 
 @triton.jit
