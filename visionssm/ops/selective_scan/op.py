@@ -40,7 +40,7 @@ def selective_scan_op(
     if triton:
         from . import triton_impl
 
-        # Here the compiler fuses what copies and adds up routes with its neighbours
+        # Here the compiler fuses what copies, fills up and adds up routes with its neighbours.
         u = u.expand_as(delta)
         if complete and routes is not None:
             routes = triton_impl.whole_tiles(routes)
