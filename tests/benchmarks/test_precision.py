@@ -34,7 +34,7 @@ def test_losses_agree(folder, tmp_path, device):
         assert len(row["losses"]) == TINY.epochs
         assert row["losses"][-1] < row["losses"][0]
         assert row["not_finite"] == 0
-        assert 0 <= largest_difference(rows, row) < 0.05
+        assert 0 <= largest_difference(rows, row) < 2**-8  # what bfloat16 rounds a number by
     assert rows[1]["losses"] != rows[0]["losses"]  # another precision
     assert "| bfloat16 |" in (tmp_path / "precision.md").read_text()
     assert (tmp_path / "precision.png").read_bytes().startswith(b"\x89PNG")
