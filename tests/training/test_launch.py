@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import RUNNERS
 
 from visionssm.training import load_config, train, use_amp
 from visionssm.training import test as evaluate
@@ -92,3 +93,13 @@ def test_training_with_weights_of_another_run_starts_from_them(tiny_config, tmp_
     train(tiny_config)
     after = json.loads((tmp_path / "next" / "summary.json").read_text())["test"]
     assert after["cross_entropy"] == pytest.approx(before["cross_entropy"], rel=1e-4)
+
+
+def test_runs_that_begin_in_one_second_write_to_their_own_logs(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    for name in ("first", "second"):
+        tiny_config.work_dir = str(tmp_path / name)
+        RUNNERS.build(tiny_config).logger.info(f"this is the {name}")
+    for name in ("first", "second"):
+        (log,) = (tmp_path / name).glob("*/*.log")
+        assert [other for other in ("first", "second") if f"the {other}" in log.read_text()] == [name]

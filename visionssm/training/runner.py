@@ -45,6 +45,14 @@ class StrictRunner(Runner):
     `work_dir/<timestamp>/` holds everything that mmengine logs.
     """
 
+    def __init__(
+        self, model: Any, work_dir: str, *args, experiment_name: str | None = None, **kwargs
+    ) -> None:
+        # mmengine keeps loggers and message hubs by this name and the second of the start. Of two
+        # runs that begin in one second of one process, the later would write to the first's log.
+        name = f"{experiment_name or 'run'} in {Path(work_dir).resolve()}"
+        super().__init__(model, work_dir, *args, experiment_name=name, **kwargs)
+
     def setup_env(self, env_cfg: dict) -> None:
         """Start the process group with gloo first where mmengine would demand CUDA."""
         if self.launcher != "none" and not torch.cuda.is_available() and not is_distributed():
