@@ -16,6 +16,8 @@ from visionssm.scans import POINT_ORDERS, get_scan, list_scans
 
 EAGER, COMPILE = "eager", "compile"
 BOTH = (EAGER, COMPILE)
+MEMORY_BUDGET = 0.5  # PyTorch's: of the activations that a compiled training step keeps by default
+COMPACT = f"compile, memory budget {MEMORY_BUDGET}"  # training alone
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class ModelCase:
     goals: Mapping[str, float] = field(default_factory=dict)  # "inference", "training": images/s
     as_fast_as: str | None = None  # a peer whose images/s in the same run is the goal
     training: bool = True
-    modes: tuple[str, ...] = BOTH
+    modes: tuple[str, ...] = BOTH  # or with COMPACT, which recomputes cheap activations
     dtype: torch.dtype = torch.bfloat16
 
 
@@ -208,7 +210,9 @@ def _goals(inference: float, training: float) -> dict[str, float]:
 
 # Names that timm's registry does not hold yet are skipped, and said to be.
 MODELS = (
-    ModelCase("VMamba-T s1l8", "vmamba_tiny_s1l8", goals=_goals(12000, 4300)),
+    ModelCase(
+        "VMamba-T s1l8", "vmamba_tiny_s1l8", goals=_goals(12000, 4300), modes=(*BOTH, COMPACT)
+    ),
     ModelCase("VMamba-T s2l5", "vmamba_tiny_s2l5", goals=_goals(8000, 3000)),
     ModelCase("VMamba-B s1l20", "vmamba_base_s1l20", batch=64, goals=_goals(5500, 1900)),
     ModelCase("VMamba-T s1l8 768", "vmamba_tiny_s1l8", batch=4, size=768, goals=_goals(950, 300)),
@@ -216,13 +220,15 @@ MODELS = (
         "VMamba-T s1l8 batch 1", "vmamba_tiny_s1l8", batch=1, training=False,
         goals={"inference": 500},
     ),
-    ModelCase("Vim-T", "vim_tiny", goals=_goals(20000, 5000)),
+    ModelCase("Vim-T", "vim_tiny", goals=_goals(20000, 5000), modes=(*BOTH, COMPACT)),
     ModelCase("Vim-S", "vim_small", goals=_goals(11000, 2800)),
     ModelCase(
         "Vim-T 1248", "vim_tiny", batch=4, size=1248, kwargs={"img_size": 1248},
         goals=_goals(1100, 250),
     ),
-    ModelCase("Spatial-Mamba-T", "spatial_mamba_tiny", goals=_goals(9000, 3000)),
+    ModelCase(
+        "Spatial-Mamba-T", "spatial_mamba_tiny", goals=_goals(9000, 3000), modes=(*BOTH, COMPACT)
+    ),
     ModelCase("VSSD-T", "vssd_tiny"),
     ModelCase("EfficientVMamba-T", "efficientvmamba_tiny"),
     ModelCase("EfficientViM-M1", "ssm_efficientvim_m1", batch=256, goals=_goals(90000, 15000)),

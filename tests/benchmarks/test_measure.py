@@ -13,9 +13,9 @@ from benchmarks.measure import Limits, measure, measure_limits, time_call
 from benchmarks.models import ModelProblem
 from benchmarks.ops import ScanProblem
 from benchmarks.peers import ChannelFirstScan
-from benchmarks.registry import EAGER, MAMBA_SSM, ScanCase
+from benchmarks.registry import COMPACT, COMPILE, EAGER, MAMBA_SSM, ScanCase
 from benchmarks.run import run_task, tasks_of
-from benchmarks.task import Error, Task, Work
+from benchmarks.task import SUM_ERROR, Error, Task, Work, norm_error
 from visionssm.ops import selective_scan_fn
 
 from .cases import BLOCK, CPU, MODEL, SCAN, SSD, SSD_NONCAUSAL
@@ -103,6 +103,30 @@ def test_models_with_batch_normalisation_are_held_to_what_rounding_makes_of_them
     problem.labels = problem.labels.flip(0)  # gradients of another loss than the true ones
     (error,) = problem.training_errors(EAGER).values()
     assert not error.acceptable
+
+
+def test_a_memory_budget_keeps_fewer_activations_for_the_same_gradients():
+    problem = ModelProblem(dataclasses.replace(MODEL, modes=(COMPILE, COMPACT)), CPU)
+    # Inductor's division of labour between the passes, without its code.
+    problem.compiled = torch.compile(problem.model, backend="aot_eager_decomp_partition")
+    weights = {weight.data_ptr() for weight in problem.model.parameters()}
+    kept, gradients = {}, {}
+    for mode in (COMPILE, COMPACT):
+        step = problem.prepare_training(mode)
+        step()  # compiled by now
+
+        def keep(tensor, mode=mode):
+            if tensor.data_ptr() not in weights:
+                kept[mode] = kept.get(mode, 0) + tensor.nbytes
+            return tensor
+
+        problem.model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            step()
+        gradients[mode] = [parameter.grad.clone() for parameter in problem.model.parameters()]
+    assert kept[COMPACT] < 0.8 * kept[COMPILE]
+    assert norm_error(gradients[COMPACT], gradients[COMPILE]) < SUM_ERROR
+    torch.compiler.reset()
 
 
 def test_what_a_contender_raises_is_recorded():

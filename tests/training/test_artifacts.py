@@ -135,3 +135,12 @@ def test_a_pruned_run_exports_a_pruned_network(tiny_config):
     last = read_checkpoint(Path(tiny_config.work_dir, "best.pth"))["state_dict"]
     weights = loaded.state_dict()
     assert all(torch.equal(weights[k.removeprefix("network.")], v) for k, v in last.items())
+
+
+def test_a_compiled_run_leaves_what_others_leave(tiny_config):
+    tiny_config.model.compile = dict(backend="eager")
+    train(tiny_config)
+    best = read_checkpoint(Path(tiny_config.work_dir, "best.pth"))["state_dict"]
+    weights = timm.create_model(f"local-dir:{tiny_config.work_dir}", pretrained=True).state_dict()
+    assert {f"network.{name}" for name in weights} == set(best)
+    assert all(torch.equal(best[f"network.{name}"], value) for name, value in weights.items())

@@ -62,6 +62,49 @@ def test_checkpointing_changes_neither_loss_nor_gradients():
     assert model.network.stages[0].grad_checkpointing
 
 
+@pytest.mark.parametrize("budget", [1.0, 0.4])
+def test_a_compiled_network_is_one_graph_that_keeps_what_the_budget_allows(budget):
+    inputs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 4])
+    kept, gradients = [], []
+    backend = "aot_eager_decomp_partition"  # Inductor's division into two passes, no code
+    for options in (
+        {"compile": {"backend": backend, "fullgraph": True}},
+        {"compile": {"backend": backend}, "activation_memory_budget": budget},
+        {},
+    ):
+        torch.compiler.reset()
+        model = make(**options)
+        weights = {weight.data_ptr() for weight in model.parameters()}
+        sizes = []
+
+        def keep(tensor, weights=weights, sizes=sizes):
+            sizes.append(tensor.nbytes if tensor.data_ptr() not in weights else 0)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(inputs, targets, mode="loss")["loss"]
+        loss.backward()
+        kept.append(sum(sizes))
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert (kept[1] < 0.8 * kept[0]) == (budget < 1)
+    for other in gradients[:2]:
+        for got, expected in zip(other, gradients[2], strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_memory_budget": 0.5},
+        {"activation_memory_budget": 0.0, "compile": True},
+        {"activation_memory_budget": 1.5, "compile": True},
+    ],
+)
+def test_impossible_memory_budgets_are_refused(options):
+    with pytest.raises(ValueError, match=r"activation_memory_budget=.*: expected more than 0"):
+        make(**options)
+
+
 def test_drop_path_acts_in_training_only():
     model = make(network={"drop_path_rate": 0.9})
     inputs = torch.randn(2, 3, 32, 32)

@@ -97,9 +97,10 @@ def test_training_with_weights_of_another_run_starts_from_them(tiny_config, tmp_
 
 def test_runs_that_begin_in_one_second_write_to_their_own_logs(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e9)
-    for name in ("first", "second"):
+    names = {"first", "second"}
+    for name in sorted(names):
         tiny_config.work_dir = str(tmp_path / name)
         RUNNERS.build(tiny_config).logger.info(f"this is the {name}")
-    for name in ("first", "second"):
+    for name in names:
         (log,) = (tmp_path / name).glob("*/*.log")
-        assert [other for other in ("first", "second") if f"the {other}" in log.read_text()] == [name]
+        assert {other for other in names if f"the {other}" in log.read_text()} == {name}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 import visionssm.models  # noqa: F401  (registers our models in timm)
 from visionssm.pruning import prune
@@ -21,8 +22,14 @@ class ImageClassifier(BaseModel):
         network: arguments of `timm.create_model`: `model_name`, `num_classes`, `drop_path_rate`.
         label_smoothing: probability mass spread evenly over all classes.
         grad_checkpointing: recompute activations in the backward pass to save memory.
+        compile: compile the network; a dict holds arguments of `torch.compile`.
+        activation_memory_budget: share of the activations that a compiled network may keep for the
+            backward pass, more than 0; below 1 it recomputes what costs least (PyTorch's setting).
         pruning: arguments of `visionssm.prune`; None leaves all tokens to the network.
         data_preprocessor: config; the default moves batches to the device.
+
+    Raises:
+        ValueError: the budget is out of range, or below 1 without `compile`.
     """
 
     network: Any
@@ -32,14 +39,25 @@ class ImageClassifier(BaseModel):
         network: dict,
         label_smoothing: float = 0.0,
         grad_checkpointing: bool = False,
+        compile: bool | dict = False,
+        activation_memory_budget: float = 1.0,
         pruning: dict | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
+        compiled = compile is not False
+        if not 0 < activation_memory_budget <= 1 or (activation_memory_budget < 1 and not compiled):
+            raise ValueError(
+                f"activation_memory_budget={activation_memory_budget} with compile={compile}: "
+                "expected more than 0 and at most 1, and 1 where nothing is compiled"
+            )
         super().__init__(data_preprocessor or {"type": "MixupPreprocessor"})
         self.network = timm.create_model(**network)
         if pruning is not None:
             prune(self.network, **pruning)
         self.network.set_grad_checkpointing(grad_checkpointing)
+        if compiled:
+            self.network.compile(**(compile if isinstance(compile, dict) else {}))
+        self.activation_memory_budget = activation_memory_budget
         self.label_smoothing = label_smoothing
 
     def init_weights(self) -> None:
@@ -67,7 +85,8 @@ class ImageClassifier(BaseModel):
         Raises:
             ValueError: unknown mode, or no targets where the mode needs them.
         """
-        logits = self.network(inputs)
+        with functorch_config.patch(activation_memory_budget=self.activation_memory_budget):
+            logits = self.network(inputs)
         if mode == "tensor":
             return logits
         if targets is None:
