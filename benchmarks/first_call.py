@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 import visionssm  # noqa: F401  registers the models
+from visionssm._files import write_atomic
 
 from . import environment
-from .report import write_atomic
 from .run import RESULTS
 
 MODELS = ("vmamba_tiny_s1l8", "vim_tiny", "spatial_mamba_tiny", "ssm_efficientvim_m1", "vssd_tiny")

@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionssm._files import write_atomic
 from visionssm.models.vmamba import VMamba
 
 from . import environment
 from .fashion_mnist import CLASSES, FashionMNIST, Recipe, Trainer, accuracy, take_turns
-from .report import write_atomic
 from .run import RESULTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

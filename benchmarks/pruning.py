@@ -29,6 +29,7 @@ import timm
 import torch
 from torch import Tensor
 
+from visionssm._files import write_atomic
 from visionssm.analysis.flops import count_flops, meta_model
 from visionssm.models.vim import Vim
 from visionssm.pruning import prune
@@ -45,7 +46,6 @@ from .fashion_mnist import (
     take_turns,
 )
 from .measure import time_call, time_graph
-from .report import write_atomic
 from .run import RESULTS
 
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5)

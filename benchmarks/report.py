@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from visionssm._files import write_atomic
 
 from .measure import Kernel, Limits, Record, Timing
 from .task import Error
@@ -199,19 +200,8 @@ def _draw_panel(axes: Any, quantity: str, records: list[Record]) -> None:
     axes.grid(alpha=0.3)
 
 
-def write(results: Results, folder: Path, stem: str) -> list[Path]:
-    """Write `<stem>.json`, `<stem>.md` and `<stem>.png` into `folder`, and return their paths."""
-    return [
-        write_atomic(folder / f"{stem}.json", to_json(results).encode()),
-        write_atomic(folder / f"{stem}.md", to_markdown(results).encode()),
-        write_atomic(folder / f"{stem}.png", to_png(results)),
-    ]
-
-
-def write_atomic(path: Path, data: bytes) -> Path:
-    """Write beside `path`, then rename over it: a reader sees the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-    return path
+def write(results: Results, folder: Path, stem: str) -> None:
+    """Write `<stem>.json`, `<stem>.md` and `<stem>.png` into `folder`."""
+    write_atomic(folder / f"{stem}.json", to_json(results).encode())
+    write_atomic(folder / f"{stem}.md", to_markdown(results).encode())
+    write_atomic(folder / f"{stem}.png", to_png(results))

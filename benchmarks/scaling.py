@@ -29,9 +29,9 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 import visionssm  # noqa: F401  registers the models
+from visionssm._files import write_atomic
 
 from . import environment
-from .report import write_atomic
 from .run import RESULTS
 
 WARMUP_STEPS = 10

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from visionssm._files import write_atomic
 from visionssm.models.vmamba import VMamba
 from visionssm.scans import get_scan
 
@@ -37,7 +38,6 @@ from .fashion_mnist import (
     take_turns,
 )
 from .measure import time_call
-from .report import write_atomic
 from .run import RESULTS
 
 # All of four routes that read all channels, and so of as many parameters, but for the last.

@@ -19,7 +19,7 @@ EXTRA_SECONDS = 0.3
 # From the ground up; "" is visionssm/__init__.py, through which a program sees everything up to
 # models and their pruning. Parts that share a floor do not import each other.
 FLOORS = (
-    {"version"},
+    {"version", "_files"},
     {"ops"},
     {"scans"},
     {"layers"},

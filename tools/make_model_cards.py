@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from visionssm._files import write_atomic
 from visionssm.analysis.flops import count_flops, count_parameters, meta_model
 from visionssm.analysis.published import FAMILIES, pretrained_cfg
 
@@ -89,7 +90,7 @@ def main() -> None:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
         raise SystemExit(f"stale: {names}; run python tools/make_model_cards.py")
     for path in stale:
-        path.write_text(filled(path.read_text()))
+        write_atomic(path, filled(path.read_text()).encode())
         print(f"updated {path.relative_to(ROOT)}")
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._files import replacing
 from ..pruning import prune, unprune
 from .flops import count_flops
 
@@ -121,7 +122,7 @@ def draw_kept_patches(
         model: pruned.
         images: a batch as the model takes it (b, c, h, w).
         pictures: the same as they are to be shown (b, h, w, 3), from 0 to 1.
-        path: the file to write.
+        path: the file to write; it appears whole or not at all.
 
     Returns:
         The path written.
@@ -145,7 +146,8 @@ def draw_kept_patches(
             row[column].imshow(tint_removed(picture, patches, kept.grid).numpy())
     for panel in axes.flatten():
         panel.set_axis_off()
-    figure.savefig(path, dpi=100)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
     return Path(path)
 
 

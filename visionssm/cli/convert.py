@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
+from .._files import replacing
 from ..analysis.flops import meta_model
 from ..models import list_models
 from ..models.official import read_checkpoint
@@ -41,14 +41,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"target: expected a name ending in .safetensors, got {str(target)!r}")
     name, weights = recognise(read_checkpoint(args.source, "source"))
     print(f"{args.source}: {name}, {len(weights)} tensors")
-    # timm tells the format by the ending.
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.safetensors")
-    try:
+    with replacing(target) as temporary:
         safetensors.torch.save_file(weights, temporary, {"format": "pt", "architecture": name})
         verify(name, temporary, weights)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(f"{target}: reloaded strictly, every tensor equal. Use it with")
     print(
         f"  timm.create_model({name!r}, pretrained=True, "
@@ -93,8 +88,9 @@ def _misfits(expected: Mapping[str, Tensor], got: Mapping[str, Any]) -> list[str
 
 
 def verify(name: str, path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Load the file as a user would; RuntimeError if any tensor differs."""
-    overlay = {"file": str(path)}
+    """Load the file through timm; RuntimeError if any tensor differs."""
+    # By its content: timm tells the format of a file by its ending.
+    overlay = {"state_dict": safetensors.torch.load_file(path)}
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     differing = [k for k, v in model.state_dict().items() if not torch.equal(v, weights[k])]
     if differing:

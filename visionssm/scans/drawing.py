@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._files import replacing
 from .orders import check_grid
 from .registry import Grid, get_scan, list_scans
 
@@ -93,11 +94,6 @@ def _draw_route(axis: Any, route: Tensor, grid: tuple[int, int], title: str, dot
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    return Path(path)
