@@ -1,32 +1,12 @@
-"""Files that are either complete or absent, whatever kills the process while it writes."""
+"""mmengine's and matplotlib's files, either complete or absent."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write beside `path`, flush to disk, then rename over it.
-
-    A reader sees the old content or the new, never a mixture. A process killed in between leaves
-    `<path>.tmp`, which the next write replaces.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # makes the rename itself durable
-    finally:
-        os.close(directory)
+from visionssm._files import write_atomic
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
