@@ -51,6 +51,7 @@ def test_description_makes_the_same_again():
     )
     stored = json.loads(json.dumps(model.pruning.to_dict()))
     assert prune(Vim(**TINY), **stored).pruning == model.pruning
+    assert model.pruning.apply(Vim(**TINY)).pruning == model.pruning
     prune(model, 0.5, lambda output: output.tokens.sum(-1))
     with pytest.raises(ValueError, match=r"importance: expected one of .* to be stored"):
         model.pruning.to_dict()

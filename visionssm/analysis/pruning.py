@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._files import replacing
-from ..pruning import prune, unprune
+from ..pruning import unprune
 from .flops import count_flops
 
 MIN_CALLS = 5
@@ -74,10 +74,7 @@ def report_pruning(
         if seconds:
             speed.append(images_per_s(prepare(model), images, seconds))
     finally:
-        prune(
-            model, pruning.schedule, pruning.importance, pruning.mode,
-            time=pruning.time, seed=pruning.seed,
-        )  # fmt: skip
+        pruning.apply(model)
     timed = (speed[1], speed[0]) if seconds else None
     return PruningReport(patches, (flops[1], flops[0]), timed)
 

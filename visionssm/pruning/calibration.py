@@ -92,10 +92,7 @@ def calibrate(
     finally:
         unprune(model)
         if before is not None:
-            prune(
-                model, before.schedule, before.importance, before.mode,
-                time=before.time, seed=before.seed,
-            )  # fmt: skip
+            before.apply(model)
     return Schedule(keep)
 
 

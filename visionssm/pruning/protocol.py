@@ -55,6 +55,12 @@ class Pruning:
         """`time`, or None where no time passes for removed tokens."""
         return None if self.mode == "hard" else self.time
 
+    def apply(self, model: Any) -> Any:
+        """Prune a model this way, as `prune` does, and return it."""
+        return prune(
+            model, self.schedule, self.importance, self.mode, time=self.time, seed=self.seed
+        )
+
     def score(self, output: BlockOutput) -> Tensor:
         """Importance (b, l) of a block's tokens, without gradients.
 
