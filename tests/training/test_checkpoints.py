@@ -1,5 +1,7 @@
 """Checkpoints are safe to load, fit strictly, and survive kill -9 of the run that writes them."""
 
+import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import RUNNERS
+from safetensors.torch import load_file
 
-from visionssm.training import read_checkpoint
+from visionssm.training import read_checkpoint, train
 
 from .helpers import run
 
@@ -71,6 +74,28 @@ def test_last_and_best_are_kept_with_the_marker_that_mmengine_reads(tiny_config)
     assert "optimizer" not in best
     assert last["meta"]["epoch"] == 3
     assert best["meta"]["epoch"] == last["message_hub"]["runtime_info"]["best_epoch"]
+
+
+def test_a_new_run_in_a_used_folder_keeps_to_its_own_weights(tiny_config):
+    """One without validation and a test after it, and one killed before it saved anything."""
+    train(tiny_config)
+    folder = Path(tiny_config.work_dir)
+    old = load_file(folder / "model.safetensors")
+    new = copy.deepcopy(tiny_config)
+    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+        new.pop(key)
+    new.train_cfg.max_epochs = 1
+    (folder / "summary.json").unlink()
+    train(new)
+    last = read_checkpoint(folder / "last.pth")["state_dict"]
+    exported = load_file(folder / "model.safetensors")
+    assert all(torch.equal(value, last[f"network.{name}"]) for name, value in exported.items())
+    assert not any(torch.equal(value, old[name]) for name, value in exported.items())
+    assert "test" not in json.loads((folder / "summary.json").read_text())
+
+    run(tiny_config, record={"stop": 3})
+    assert not list(folder.glob("*.pth"))
+    assert not (folder / "last_checkpoint").exists()
 
 
 def test_unknown_monitor_is_refused(tiny_config):

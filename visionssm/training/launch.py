@@ -76,11 +76,12 @@ def train(cfg: Config, resume: bool = False) -> None:
     cfg.resume = checkpoint is not None
     if checkpoint is not None:
         cfg.load_from = checkpoint
-    RUNNERS.build(cfg).train()
+    runner = RUNNERS.build(cfg)
+    runner.train()
     barrier()  # the main process writes the best weights
-    best = Path(cfg.work_dir, "best.pth")
-    if cfg.get("test_dataloader") is not None and best.exists():
-        test(cfg, str(best))
+    found_best = runner.message_hub.get_info("best_step") is not None
+    if cfg.get("test_dataloader") is not None and found_best:
+        test(cfg, str(Path(cfg.work_dir, "best.pth")))
 
 
 def _last_checkpoint(work_dir: str) -> str | None:

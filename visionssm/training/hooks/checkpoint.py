@@ -21,7 +21,8 @@ class LastAndBestHook(Hook):
     Each is replaced atomically, so that a run killed at any moment leaves whole files. The last
     state is saved when an epoch and its validation are over, in runs without epochs after every
     validation: a run killed in between repeats what came since, validation and choice of the best
-    included. `last_checkpoint` is the marker by which mmengine finds the file to resume.
+    included. `last_checkpoint` is the marker by which mmengine finds the file to resume. A run that
+    begins anew removes those of an earlier one, which would pass for its own.
 
     Args:
         monitor: validation metric that chooses the best; higher is better, and of equals
@@ -49,6 +50,9 @@ class LastAndBestHook(Hook):
     def before_train(self, runner) -> None:
         # nothing new yet, from scratch or just resumed
         self.saved_iter = self.complete_iter = runner.iter
+        if runner.iter == 0 and is_main_process():
+            for name in ("last_checkpoint", "last.pth", "best.pth"):
+                Path(runner.work_dir, name).unlink(missing_ok=True)
 
     def before_train_epoch(self, runner) -> None:
         if runner.iter > self.saved_iter:

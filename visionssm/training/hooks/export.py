@@ -31,9 +31,8 @@ class ExportHook(Hook):
 
     @master_only
     def after_train(self, runner) -> None:
-        best = Path(runner.work_dir, "best.pth")
-        path = best if best.exists() else Path(runner.work_dir, "last.pth")
-        weights = read_checkpoint(path)["state_dict"]
+        name = "last.pth" if runner.message_hub.get_info("best_step") is None else "best.pth"
+        weights = read_checkpoint(Path(runner.work_dir, name))["state_dict"]
         network = timm.create_model(**{**runner.cfg.model.network, "pretrained": False})
         prefix = "network."
         if runner.cfg.model.get("pruning"):
