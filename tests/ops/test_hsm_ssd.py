@@ -147,7 +147,7 @@ def test_flops_are_those_of_the_matrix_products():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"x": torch.zeros(2, 5)}, r"x: expected \(b, l, d\)"),
-    ({"x": torch.zeros(2, 0, 4)}, r"x: expected \(b, l, d\) with l >= 1"),
+    ({"x": torch.zeros(2, 0, 4)}, r"x: expected \(b, l, d\) with l, d >= 1"),
     ({"dt": torch.zeros(2, 6, 3)}, r"dt: expected \(2, 5, 3\), got \(2, 6, 3\)"),
     ({"B": torch.zeros(2, 5, 4)}, r"B: expected \(2, 5, 3\), got \(2, 5, 4\)"),
     ({"A": torch.zeros(3, 1)}, r"A: expected \(1..256,\), got \(3, 1\)"),

@@ -339,6 +339,18 @@ BAD_CALLS = [
         {"routes": torch.full((2, 6), -1), "complete": True},
         r"complete: expected routes of 5 steps, one a token, got \(2, 6\)",
     ),
+    (
+        "routes with padding promised complete",
+        {"routes": torch.tensor([[0, 1, 2, 3, -1]] * 2), "complete": True},
+        r"routes: expected indices of complete routes in \[0, 5\), got \[-1, 3\]",
+    ),
+    (
+        "no channels",
+        {"delta": torch.zeros(1, 2, 5, 0)},
+        "delta: expected at least one route, token",
+    ),
+    ("no routes", {"delta": torch.zeros(1, 0, 5, 3)}, "delta: expected at least one route, token"),
+    ("no tokens", {"delta": torch.zeros(1, 2, 0, 3)}, "delta: expected at least one route, token"),
     ("routes empty", {"routes": torch.zeros(2, 0, dtype=torch.int64)}, "at least one step"),
 ]
 
@@ -350,6 +362,14 @@ def test_bad_arguments_are_named(change, message):
     inputs = make_inputs(1, 2, 5, 3, 1, shared_u=False)
     with pytest.raises(ValueError, match=message):
         selective_scan(**{**inputs, **change})
+
+
+def test_the_default_device_is_not_asked():
+    inputs, routes = make_inputs(1, 2, 5, 3, 1), random_routes(2, 5)
+    expected = selective_scan(**inputs, routes=routes)
+    with torch.device("meta"):
+        y = selective_scan(**inputs, routes=routes.clone())  # which were not checked before
+    assert torch.equal(y, expected)
 
 
 def test_triton_refuses_float64():

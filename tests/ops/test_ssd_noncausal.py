@@ -113,7 +113,7 @@ def test_flops_are_those_of_two_products():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"x": torch.zeros(2, 5, 4)}, r"x: expected \(b, l, h, p\)"),
-    ({"x": torch.zeros(2, 0, 4, 3)}, r"x: expected .* with l >= 1"),
+    ({"x": torch.zeros(2, 0, 4, 3)}, r"x: expected .* with l, h, p >= 1"),
     ({"dt": torch.zeros(2, 5, 3)}, r"dt: expected \(2, 5, 4\), got \(2, 5, 3\)"),
     ({"A": torch.zeros(4, 1)}, r"A: expected \(4,\), got \(4, 1\)"),
     ({"B": torch.zeros(2, 5, 3, 6)}, r"B: expected \(2, 5, g, n\) with g a divisor of 4, got"),

@@ -128,8 +128,8 @@ def test_flops_are_those_of_three_depthwise_convolutions():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"x": torch.zeros(2, 4, 3)}, r"x: expected \(b, h, w, d\) with h, w >= 1, got \(2, 4, 3\)"),
-    ({"x": torch.zeros(2, 0, 4, 3)}, r"x: expected \(b, h, w, d\) with h, w >= 1"),
+    ({"x": torch.zeros(2, 4, 3)}, r"x: expected \(b, h, w, d\) with h, w, d >= 1, got \(2, 4, 3\)"),
+    ({"x": torch.zeros(2, 0, 4, 3)}, r"x: expected \(b, h, w, d\) with h, w, d >= 1"),
     ({"weight": torch.zeros(3, 3, 3, 4)}, r"weight: expected \(3, 3, 3, 3\), got \(3, 3, 3, 4\)"),
     ({"x": torch.zeros(2, 4, 5, 3).int()}, "x: expected a real floating dtype, got torch.int32"),
     ({"weight": torch.zeros(3, 3, 3, 3, device="meta")}, "weight: expected device cpu as x, got"),

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: one rule for all of them."""
+"""Which implementation of an op runs, on which dtypes and in which: one rule for all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import torch
 
 IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _logger = logging.getLogger(__name__)
 
@@ -16,6 +17,17 @@ _logger = logging.getLogger(__name__)
 @functools.cache
 def _log_once(message: str) -> None:
     _logger.warning(message)
+
+
+def check_implementation(name: str) -> None:
+    """Raise ValueError unless there is an implementation of that name."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """float32, or float64 when x is; torch.promote_types would be a node of traced graphs."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:

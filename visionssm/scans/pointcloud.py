@@ -188,7 +188,7 @@ def _check_finite(
     if lengths is not None:
         if not 0 <= int(lengths.min()) <= int(lengths.max()) <= points:
             raise ValueError(f"lengths: expected 0 to {points}, got {lengths.tolist()}")
-        valid = valid | (torch.arange(points) >= lengths[:, None])
+        valid = valid | (torch.arange(points, device=lengths.device) >= lengths[:, None])
     if not valid.all():
         cloud, point = (~valid).nonzero()[0].tolist()
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import IMPLEMENTATIONS, resolve_implementation
+from ..dispatch import check_implementation, resolve_implementation
 from .checks import check_depthwise_conv_args
 from .op import depthwise_conv_op
 from .reference import depthwise_conv_reference
@@ -49,17 +49,15 @@ def depthwise_conv(
 
     Returns:
         y (b, h, w, m) in x's dtype. Triton and the reference add up in float32. Differentiable in
-        every tensor; in Triton the same input gives the same bits.
+        every tensor; in Triton once and in reverse mode, and the same input gives the same bits.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, or is out of its range,
             naming it, what was expected and what came.
+        NotImplementedError: a second or forward-mode derivative is asked of Triton.
     """
     check_depthwise_conv_args(x, weight, bias, padding, activation)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
+    check_implementation(implementation)
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(kind))  # PyTorch knows no autocast of meta tensors

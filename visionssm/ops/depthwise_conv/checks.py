@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..dispatch import FLOATING
 
 
 def check_depthwise_conv_args(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..registration import refuse_forward_mode, register_operators
+
 __all__ = ["depthwise_conv_op"]
 
 _lib = torch.library.Library("visionssm", "FRAGMENT")
@@ -34,6 +36,7 @@ def depthwise_conv_op(
     mirrored: bool,
 ) -> Tensor:
     """Call the operator: x (b, h, w, d), taps (kh, kw, m); arguments are checked already."""
+    refuse_forward_mode("depthwise_conv")
     return torch.ops.visionssm.depthwise_conv(x, taps, bias, top, left, silu, mirrored)
 
 
@@ -72,13 +75,15 @@ def _autograd(ctx, grad_y):
     return gx, gtaps, None if bias is None else sums[-1].to(bias.dtype), None, None, None, None
 
 
-for _device in ("CPU", "CUDA"):
-    _lib.impl("depthwise_conv", _forward, _device)
-    _lib.impl("depthwise_conv_backward", _backward, _device)
-torch.library.register_fake("visionssm::depthwise_conv", _forward_fake, lib=_lib)
-torch.library.register_fake("visionssm::depthwise_conv_backward", _backward_fake, lib=_lib)
-torch.library.register_autograd(
-    "visionssm::depthwise_conv", _autograd, setup_context=_setup_context, lib=_lib
+register_operators(
+    _lib,
+    "depthwise_conv",
+    forward=_forward,
+    backward=_backward,
+    forward_fake=_forward_fake,
+    backward_fake=_backward_fake,
+    setup_context=_setup_context,
+    autograd=_autograd,
 )
 
 

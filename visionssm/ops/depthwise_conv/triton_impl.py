@@ -82,6 +82,8 @@ def _convolve(
     x, stride_x = _with_token_stride(x)
     gy, stride_gy = (x, 0) if grad_y is None else _with_token_stride(grad_y)
     y = x.new_empty(b, h, w, d if adjoint else m, dtype=dtype)
+    if b == 0:
+        return y
     flags = _flags(d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, stride_gy, m))
     flags |= {"SILU": silu, "GRADIENT": grad_y is not None}
     pointers = x, taps, taps if bias is None else bias, gy, y
@@ -121,6 +123,8 @@ def _taps_grad(
     grad_y, stride_gy = _with_token_stride(grad_y)
     x, stride_x = _with_token_stride(x)
     has_bias = bias is not None
+    if b == 0:
+        return x.new_zeros(kh * kw + has_bias, m, dtype=torch.float32)
     flags = _flags(d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
     (blocks, runs), run, walk = _walk(b, h, w, d, flags, m // d)
     is_3x3, is_4x1 = _is_3x3(kh, kw, top, left, m // d), _is_4x1(kh, kw, w)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import IMPLEMENTATIONS
+from ..dispatch import check_implementation
 from .checks import check_hsm_ssd_args
 from .op import hsm_ssd_op
 from .reference import hsm_ssd_reference
@@ -44,20 +44,18 @@ def hsm_ssd(
             "reference" by name.
 
     Returns:
-        The state (b, n, d) in x's dtype, computed in float32. Differentiable in every tensor; the
-        same input gives the same bits.
+        The state (b, n, d) in x's dtype, computed in float32. Differentiable in every tensor (once
+        and in reverse mode; the reference twice, and forward); the same input gives the same bits.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
             and what came.
+        NotImplementedError: a second or forward-mode derivative is asked for.
 
     Source: EfficientViM, arXiv 2411.15241, section 3.2.
     """
     check_hsm_ssd_args(x, dt, A, B)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
+    check_implementation(implementation)
     if implementation == "reference":
         return hsm_ssd_reference(x, dt, A, B)
     return hsm_ssd_op(x, dt, A, B, implementation)

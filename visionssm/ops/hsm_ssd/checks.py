@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..dispatch import FLOATING
+
 MAX_STATE_SIZE = 256
 
 
 def check_hsm_ssd_args(x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> None:
     """Raise ValueError unless the arguments form a valid call of `hsm_ssd`."""
-    if x.dim() != 3 or x.shape[1] == 0:
-        raise ValueError(f"x: expected (b, l, d) with l >= 1, got {tuple(x.shape)}")
+    if x.dim() != 3 or 0 in x.shape[1:]:
+        raise ValueError(f"x: expected (b, l, d) with l, d >= 1, got {tuple(x.shape)}")
     b, l, _ = x.shape
     if A.dim() != 1 or not 1 <= A.shape[0] <= MAX_STATE_SIZE:
         raise ValueError(f"A: expected (1..{MAX_STATE_SIZE},), got {tuple(A.shape)}")

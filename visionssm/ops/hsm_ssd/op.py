@@ -1,4 +1,4 @@
-"""torch.library registration: one forward and one backward operator for CPU and CUDA."""
+"""torch.library registration: one forward and one backward operator, for any device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import resolve_implementation
+from ..dispatch import compute_dtype, resolve_implementation
+from ..registration import refuse_forward_mode, register_operators
 from . import torch_impl
 
 __all__ = ["hsm_ssd_op"]
@@ -23,6 +24,7 @@ _lib.define(
 
 def hsm_ssd_op(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, implementation: str) -> Tensor:
     """Call the operator; arguments are checked already. Returns the state."""
+    refuse_forward_mode("hsm_ssd")
     return torch.ops.visionssm.hsm_ssd(x, dt, A, B, implementation)[0]
 
 
@@ -48,7 +50,7 @@ def _backward(grad_state, x, dt, B, state, log_total, implementation):
 def _forward_fake(x, dt, A, B, implementation):
     b, _, d = x.shape
     n = dt.shape[2]
-    return x.new_empty(b, n, d), x.new_empty(b, n, dtype=torch_impl.compute_dtype(x))
+    return x.new_empty(b, n, d), x.new_empty(b, n, dtype=compute_dtype(x))
 
 
 def _backward_fake(grad_state, x, dt, B, state, log_total, implementation):
@@ -71,13 +73,15 @@ def _autograd(ctx, grad_state, _):
     return gx, gdt, torch.zeros_like(A), gB, None
 
 
-for _device in ("CPU", "CUDA"):
-    _lib.impl("hsm_ssd", _forward, _device)
-    _lib.impl("hsm_ssd_backward", _backward, _device)
-torch.library.register_fake("visionssm::hsm_ssd", _forward_fake, lib=_lib)
-torch.library.register_fake("visionssm::hsm_ssd_backward", _backward_fake, lib=_lib)
-torch.library.register_autograd(
-    "visionssm::hsm_ssd", _autograd, setup_context=_setup_context, lib=_lib
+register_operators(
+    _lib,
+    "hsm_ssd",
+    forward=_forward,
+    backward=_backward,
+    forward_fake=_forward_fake,
+    backward_fake=_backward_fake,
+    setup_context=_setup_context,
+    autograd=_autograd,
 )
 
 

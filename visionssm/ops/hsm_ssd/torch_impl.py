@@ -9,8 +9,9 @@ state, the backward pass needs no sum over tokens but <h, g>, because sum_t w_t 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from ..dispatch import compute_dtype
 
 
 def hsm_ssd_forward(x: Tensor, dt: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,8 +37,3 @@ def hsm_ssd_backward(
     gx = (weights * gated) @ g
     gB = weights * rows
     return gx.to(x.dtype), gdt.to(dt.dtype).contiguous(), gB.to(B.dtype).contiguous()
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """float32, or float64 when x is."""
-    return torch.promote_types(torch.float32, x.dtype)

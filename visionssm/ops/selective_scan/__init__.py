@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import IMPLEMENTATIONS
+from ..dispatch import check_implementation
 from .channel_first import selective_scan_fn
 from .checks import check_selective_scan_args
 from .op import selective_scan_op
@@ -73,20 +73,19 @@ def selective_scan(
         y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
         ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
         State, decay and arithmetic are float32 whatever the input dtype. Differentiable in every
-        tensor; the same input gives the same bits.
+        tensor (once and in reverse mode; the reference twice, and forward); the same input gives
+        the same bits.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
             and what came. Route indices are checked on CPU; on CUDA, where looking would stall the
             device, an index outside [0, l) acts as a padding step.
+        NotImplementedError: a second or forward-mode derivative is asked for.
 
     Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
     """
     check_selective_scan_args(u, delta, A, B, C, D, delta_bias, elapsed, routes, reduce, complete)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
+    check_implementation(implementation)
     if implementation == "reference":
         y, last_state = selective_scan_reference(
             u, delta, A, B, C, D, delta_bias,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..dispatch import FLOATING
+
 MAX_STATE_SIZE = 64
 
-# Tables are used again and again: version and token count that each was found right for.
+# Tables are used again and again: the version, token count and promise each was found right for.
 _checked_routes = WeakIdKeyDictionary()
 
 
@@ -32,13 +33,15 @@ def check_selective_scan_args(
     if delta.dim() != 4:
         raise ValueError(f"delta: expected 4 dimensions (b, k, l, d), got shape {_shape(delta)}")
     b, k, l, d = delta.shape
+    if 0 in (k, l, d):
+        raise ValueError(
+            f"delta: expected at least one route, token and channel, got shape {_shape(delta)}"
+        )
     if A.dim() != 3 or tuple(A.shape[:2]) != (k, d) or not 1 <= A.shape[2] <= MAX_STATE_SIZE:
         raise ValueError(
             f"A: expected (k, d, n) = ({k}, {d}, 1..{MAX_STATE_SIZE}), got {_shape(A)}"
         )
     n = A.shape[2]
-    if l == 0:
-        raise ValueError(f"delta: expected at least one token, got shape {_shape(delta)}")
     if u.dim() != 4 or u.shape[1] not in (1, k) or (u.shape[0], *u.shape[2:]) != (b, l, d):
         raise ValueError(f"u: expected ({b}, 1 or {k}, {l}, {d}), got {_shape(u)}")
     for name, tensor, shape in (
@@ -61,14 +64,12 @@ def check_selective_scan_args(
     if reduce not in ("none", "sum"):
         raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
     if routes is not None:
-        _check_routes(routes, b, k, l, u.device)
-        if complete and routes.shape[-1] != l:
-            raise ValueError(
-                f"complete: expected routes of {l} steps, one a token, got {_shape(routes)}"
-            )
+        _check_routes(routes, b, k, l, u.device, complete)
 
 
-def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) -> None:
+def _check_routes(
+    routes: Tensor, b: int, k: int, l: int, device: torch.device, complete: bool
+) -> None:
     if routes.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"routes: expected int32 or int64, got {routes.dtype}")
     if routes.device != device:
@@ -78,20 +79,27 @@ def _check_routes(routes: Tensor, b: int, k: int, l: int, device: torch.device) 
         raise ValueError(f"routes: expected ({k}, s) or ({b}, {k}, s), got {_shape(routes)}")
     if routes.shape[-1] == 0:
         raise ValueError("routes: expected at least one step, got none")
+    if complete and routes.shape[-1] != l:
+        raise ValueError(
+            f"complete: expected routes of {l} steps, one a token, got {_shape(routes)}"
+        )
     # Values can be read where reading is free: not while tracing and not on a GPU.
     if device.type != "cpu" or torch.compiler.is_compiling() or type(routes) is not Tensor:
         return
     version = None if routes.is_inference() else routes._version
-    if version is not None and _checked_routes.get(routes) == (version, l):
+    if version is not None and _checked_routes.get(routes) == (version, l, complete):
         return
-    low, high = int(routes.min()), int(routes.max())
-    if low < -1 or high >= l:
-        raise ValueError(f"routes: expected indices in [-1, {l}), got [{low}, {high}]")
-    visits = torch.zeros(*routes.shape[:-1], l + 1, dtype=torch.int32)
+    low, high, least = int(routes.min()), int(routes.max()), 0 if complete else -1
+    if low < least or high >= l:
+        promise = " of complete routes" if complete else ""
+        raise ValueError(
+            f"routes: expected indices{promise} in [{least}, {l}), got [{low}, {high}]"
+        )
+    visits = torch.zeros(*routes.shape[:-1], l + 1, dtype=torch.int32, device=device)
     visits.scatter_add_(-1, routes.long().where(routes >= 0, l), torch.ones_like(routes).int())
     if int(visits[..., :l].max()) > 1:
         raise ValueError("routes: a route visits a token more than once")
-    _checked_routes[routes] = (version, l)
+    _checked_routes[routes] = (version, l, complete)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -113,8 +121,8 @@ def check_channel_first_args(
     Returns:
         The number g of channel groups to scan as routes: the groups of B and C, refined to agree.
     """
-    if u.dim() != 3 or u.shape[2] == 0:
-        raise ValueError(f"u: expected (b, d, l) with l >= 1, got {_shape(u)}")
+    if u.dim() != 3 or 0 in u.shape[1:]:
+        raise ValueError(f"u: expected (b, d, l) with d, l >= 1, got {_shape(u)}")
     b, d, l = u.shape
     if A.is_complex():
         raise ValueError("A: complex decay is not supported, expected a real (d, n) tensor")

@@ -1,4 +1,4 @@
-"""torch.library registration: one forward and one backward operator for CPU and CUDA.
+"""torch.library registration: one forward and one backward operator, for any device.
 
 Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
 counter, whichever implementation runs it. What the compiler does well stays outside of the nodes:
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import resolve_implementation
+from ..dispatch import compute_dtype, resolve_implementation
+from ..registration import refuse_forward_mode, register_operators
 from . import torch_impl
 
 _lib = torch.library.Library("visionssm", "DEF")
@@ -36,6 +37,7 @@ def selective_scan_op(
     delta_softplus, reduce_sum, complete, implementation,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Call the operator; arguments are checked already. Returns y and the last state."""
+    refuse_forward_mode("selective_scan")
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
     if triton:
         from . import triton_impl
@@ -106,7 +108,7 @@ def _forward_fake(
     b, k, l, d = delta.shape
     y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
     n = A.shape[1]
-    last_state = u.new_empty((b, k, d, n), dtype=torch_impl.compute_dtype(u))
+    last_state = u.new_empty((b, k, d, n), dtype=compute_dtype(u))
     states_shape: tuple[int, ...] = (0,)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
@@ -181,13 +183,15 @@ def _add_up(parts: Tensor, x: Tensor | None) -> Tensor | None:
     return total.to(x.dtype)
 
 
-for _device in ("CPU", "CUDA"):
-    _lib.impl("selective_scan", _forward, _device)
-    _lib.impl("selective_scan_backward", _backward, _device)
-torch.library.register_fake("visionssm::selective_scan", _forward_fake, lib=_lib)
-torch.library.register_fake("visionssm::selective_scan_backward", _backward_fake, lib=_lib)
-torch.library.register_autograd(
-    "visionssm::selective_scan", _autograd, setup_context=_setup_context, lib=_lib
+register_operators(
+    _lib,
+    "selective_scan",
+    forward=_forward,
+    backward=_backward,
+    forward_fake=_forward_fake,
+    backward_fake=_backward_fake,
+    setup_context=_setup_context,
+    autograd=_autograd,
 )
 
 

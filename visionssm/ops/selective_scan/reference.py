@@ -5,8 +5,8 @@
     y_t  = <C_t, h_t> + D u_t                                   (d)
 
 at the token that route k visits at step t; the elapsed time e_t is dt_t if none is given. Source:
-Mamba, arXiv 2312.00752, equations 2 and 4, with B discretised as dt B. Runs in the dtype of its
-widest input, float64 included; every other implementation is measured against this one.
+Mamba, arXiv 2312.00752, equations 2 and 4, with B discretised as dt B. Runs in float32,
+or in float64 when u is; every other implementation is measured against this one.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dispatch import compute_dtype
+
 BLOCK_ELEMENTS = 5 << 16  # state elements (b k s d n) of a block: 1.25 MiB in float32
 STEP_ELEMENTS = 1 << 16  # below this, a step costs its dispatch: run several chunks side by side
 GPU_BLOCK_ELEMENTS, GPU_STEP_ELEMENTS = 1 << 25, 1 << 22  # where launches cost more than memory
@@ -164,11 +166,6 @@ def selective_scan_backward(
         None if delta_bias is None else gbias.to(delta_bias.dtype),
         None if elapsed is None else gelapsed.to(elapsed.dtype),
     )  # fmt: skip
-
-
-def compute_dtype(u: Tensor) -> torch.dtype:
-    """float32, or float64 when u is."""
-    return torch.promote_types(torch.float32, u.dtype)
 
 
 def _block_elements(device: torch.device) -> int:

@@ -294,7 +294,7 @@ def _split_length(length: int, programs: int, device: torch.device) -> tuple[int
         return 1, length
     if programs >= PROGRAMS_PER_SM * _multiprocessors(device):
         return 1, length
-    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), programs)
+    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), max(1, programs))
     segment = max(MIN_SEGMENT, triton.cdiv(length, wanted))
     segment = triton.cdiv(segment, STEPS) * STEPS
     return triton.cdiv(length, segment), segment

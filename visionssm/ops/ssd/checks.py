@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..dispatch import FLOATING
 
 
 def check_ssd_args(x: Tensor, B: Tensor, others: Mapping[str, tuple[Tensor | None, str]]) -> None:
@@ -19,8 +18,8 @@ def check_ssd_args(x: Tensor, B: Tensor, others: Mapping[str, tuple[Tensor | Non
         others: name -> tensor and its shape in the letters of x and B; forms of the shape are
             separated by a space. A tensor that is None is left out.
     """
-    if x.dim() != 4 or x.shape[1] == 0:
-        raise ValueError(f"x: expected (b, l, h, p) with l >= 1, got {tuple(x.shape)}")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x: expected (b, l, h, p) with l, h, p >= 1, got {tuple(x.shape)}")
     b, l, h, _ = x.shape
     if B.dim() != 4 or tuple(B.shape[:2]) != (b, l) or B.shape[2] == 0 or h % B.shape[2]:
         raise ValueError(

@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """float32, or float64 when x is; torch.promote_types would be a node of traced graphs."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from ..dispatch import compute_dtype
 
 
 def step_sizes(

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import compute_dtype, step_sizes
+from ..dispatch import compute_dtype
+from .reference import step_sizes
 
 CHUNK = 64  # the (T, T) matrix of a head then has as many elements as its channels
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ssd.reference import compute_dtype, step_sizes
+from ..dispatch import compute_dtype
+from ..ssd.reference import step_sizes
 from ..ssd.torch_impl import own_precision
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import IMPLEMENTATIONS
+from ..dispatch import check_implementation
 from .checks import check_state_fusion_args
 from .op import state_fusion_op
 from .reference import state_fusion_reference
@@ -30,20 +30,18 @@ def state_fusion(x: Tensor, weight: Tensor, *, implementation: str = "auto") -> 
             "reference" by name.
 
     Returns:
-        y (b, h, w, d) in x's dtype, computed in float32. Differentiable in both tensors; the same
-        input gives the same bits.
+        y (b, h, w, d) in x's dtype, computed in float32. Differentiable in both tensors (once and
+        in reverse mode; the reference twice, and forward); the same input gives the same bits.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
             and what came.
+        NotImplementedError: a second or forward-mode derivative is asked for.
 
     Source: Spatial-Mamba, arXiv 2410.15091, section 4.1, equation 5.
     """
     check_state_fusion_args(x, weight)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
+    check_implementation(implementation)
     if implementation == "reference":
         return state_fusion_reference(x, weight)
     return state_fusion_op(x, weight, implementation)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..dispatch import FLOATING
 
 
 def check_state_fusion_args(x: Tensor, weight: Tensor) -> None:
     """Raise ValueError unless the arguments form a valid call of `state_fusion`."""
-    if x.dim() != 4 or x.shape[1] == 0 or x.shape[2] == 0:
-        raise ValueError(f"x: expected (b, h, w, d) with h, w >= 1, got {tuple(x.shape)}")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x: expected (b, h, w, d) with h, w, d >= 1, got {tuple(x.shape)}")
     if tuple(weight.shape) != (3, 3, 3, x.shape[3]):
         raise ValueError(f"weight: expected (3, 3, 3, {x.shape[3]}), got {tuple(weight.shape)}")
     for name, tensor in (("x", x), ("weight", weight)):

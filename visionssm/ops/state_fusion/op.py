@@ -1,4 +1,4 @@
-"""torch.library registration: one forward and one backward operator for CPU and CUDA."""
+"""torch.library registration: one forward and one backward operator, for any device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..dispatch import resolve_implementation
+from ..registration import refuse_forward_mode, register_operators
 from . import torch_impl
 
 __all__ = ["state_fusion_op"]
@@ -21,6 +22,7 @@ _lib.define(
 
 def state_fusion_op(x: Tensor, weight: Tensor, implementation: str) -> Tensor:
     """Call the operator; arguments are checked already."""
+    refuse_forward_mode("state_fusion")
     return torch.ops.visionssm.state_fusion(x, weight, implementation)
 
 
@@ -60,13 +62,15 @@ def _autograd(ctx, grad_y):
     return gx, gweight, None
 
 
-for _device in ("CPU", "CUDA"):
-    _lib.impl("state_fusion", _forward, _device)
-    _lib.impl("state_fusion_backward", _backward, _device)
-torch.library.register_fake("visionssm::state_fusion", _forward_fake, lib=_lib)
-torch.library.register_fake("visionssm::state_fusion_backward", _backward_fake, lib=_lib)
-torch.library.register_autograd(
-    "visionssm::state_fusion", _autograd, setup_context=_setup_context, lib=_lib
+register_operators(
+    _lib,
+    "state_fusion",
+    forward=_forward,
+    backward=_backward,
+    forward_fake=_forward_fake,
+    backward_fake=_backward_fake,
+    setup_context=_setup_context,
+    autograd=_autograd,
 )
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dispatch import compute_dtype
 from .reference import DILATIONS
 
 PAD = max(DILATIONS)
@@ -39,11 +40,6 @@ def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Te
         gweight[taps] = (grad_y * view).sum((0, 1, 2))
     gx = _fold(_fold(gx, 1), 2)
     return gx.to(x.dtype).contiguous(), gweight.to(weight.dtype)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """float32, or float64 when x is."""
-    return torch.promote_types(torch.float32, x.dtype)
 
 
 def _padded(x: Tensor) -> Tensor:

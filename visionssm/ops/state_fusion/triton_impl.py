@@ -279,7 +279,7 @@ def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = x.shape
     flags = _flags(x, SUM_WARPS)
     blocks = triton.cdiv(d, flags["BD"])
-    run = triton.cdiv(b * h, max(1, SUM_PROGRAMS // blocks))
+    run = triton.cdiv(max(1, b * h), max(1, SUM_PROGRAMS // blocks))
     run = triton.cdiv(run, SUM_WARPS) * SUM_WARPS
     runs = triton.cdiv(b * h, run)
     partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
