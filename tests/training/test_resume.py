@@ -3,16 +3,27 @@
 On CUDA that takes `randomness=dict(deterministic=True)`, which the tiny config sets.
 """
 
+import copy
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler
 
 from visionssm.training import read_checkpoint, train
 from visionssm.training.hooks.metrics_log import read_metrics
 
 from .helpers import run
+
+@DATA_SAMPLERS.register_module()
+class FourAtATime(BatchSampler):
+    """A batch sampler, as COCO configs have one."""
+
+    def __init__(self, sampler, batch_size: int) -> None:
+        super().__init__(sampler, 4 * batch_size, drop_last=True)
+
 
 HALFWAY = {"default_hooks.checkpoint.interval_iters": 2}
 CASES = {
@@ -129,12 +140,31 @@ def test_resume_with_another_seed_is_refused(tiny_config, seed):
         run(tiny_config, resume=True, record={"stop": None}, **{"randomness.seed": seed})
 
 
-def test_resume_within_an_epoch_needs_a_sampler_that_skips(tiny_config):
-    sampler = {"type": "DefaultSampler", "_delete_": True}
-    options = {**HALFWAY, "train_dataloader.sampler": sampler}
-    run(tiny_config, record={"stop": 9}, **options)
-    with pytest.raises(ValueError, match="needs the sampler SeededSampler"):
-        run(tiny_config, resume=True, record={"stop": None})
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_dataloader.sampler": {"type": "DefaultSampler", "_delete_": True}},
+        {
+            "train_dataloader.batch_size": 1,
+            "train_dataloader.drop_last": False,
+            "train_dataloader.batch_sampler": {"type": "FourAtATime"},
+        },
+        {"train_cfg.type": "EpochBasedTrainLoop"},
+    ],
+    ids=["sampler", "batch sampler", "loop"],
+)
+def test_what_cannot_resume_within_an_epoch_is_refused_before_it_is_saved_there(
+    tiny_config, options
+):
+    def train_on(**more):
+        return run(copy.deepcopy(tiny_config), **more)
+
+    with pytest.raises(ValueError, match="interval_iters=2: .*SeededSampler and no batch sampler"):
+        train_on(**HALFWAY, **options)
+    assert not Path(tiny_config.work_dir, "last.pth").exists()
+    train_on(**HALFWAY, record={"stop": 9})
+    with pytest.raises(ValueError, match="cannot resume .* at step 8: .*ResumableEpochLoop"):
+        train_on(resume=True, **options)
 
 
 def test_resume_with_another_schedule_is_refused(tiny_config):

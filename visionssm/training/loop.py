@@ -1,5 +1,7 @@
 """Epochs that a resumed run can enter in the middle."""
 
+from typing import Any
+
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -7,6 +9,16 @@ from mmengine.runner import EpochBasedTrainLoop
 def has_epochs(runner) -> bool:
     """Whether a run counts epochs, or steps alone (mmengine's `IterBasedTrainLoop`)."""
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def check_enterable(loop: Any, why: str) -> None:
+    """Raise ValueError, which begins with `why`, unless a run can resume within an epoch."""
+    skips = hasattr(loop.dataloader.sampler, "skip")
+    if not (isinstance(loop, ResumableEpochLoop) and skips):
+        raise ValueError(
+            f"{why}: resuming within an epoch needs train_cfg=dict(type='ResumableEpochLoop'), "
+            "the sampler SeededSampler and no batch sampler"
+        )
 
 
 @LOOPS.register_module()
@@ -22,10 +34,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         done = self._iter - self._epoch * len(self.dataloader)
         if done:
-            if not hasattr(self.dataloader.sampler, "skip"):
-                raise ValueError(
-                    "resuming within an epoch needs the sampler SeededSampler and no batch sampler"
-                )
+            check_enterable(self, f"resumed at step {self._iter}")
             self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()

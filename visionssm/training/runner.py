@@ -14,6 +14,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from .loop import check_enterable, has_epochs
+
 
 def read_checkpoint(path: str | Path, map_location: str | Callable = "cpu") -> dict:
     """Load a checkpoint that one of our runs wrote, without running any code it might contain.
@@ -101,7 +103,8 @@ class StrictRunner(Runner):
         """Continue a run, which must be the same run: its schedule cannot change halfway.
 
         Raises:
-            ValueError: the seed or the number of steps differs from those of the checkpoint's run.
+            ValueError: the seed or the number of steps differs from those of the checkpoint's run,
+                or it stopped within an epoch, which this run's loop or sampler cannot enter.
         """
         seed = self._randomness_cfg.get("seed")
         super().resume(filename, *args, **kwargs)
@@ -117,6 +120,8 @@ class StrictRunner(Runner):
                 "Keep epochs, batch size, number of processes and data, or start a new run from "
                 "its weights with load_from"
             )
+        if has_epochs(self) and self.iter != self.epoch * len(self.train_dataloader):
+            check_enterable(self.train_loop, f"cannot resume {filename} at step {self.iter}")
 
 
 @RUNNERS.register_module()

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..atomic import write_atomic
+from ..loop import check_enterable, has_epochs
 
 ATOMIC = {"backend": "atomic"}
 RESUMED = (
@@ -28,6 +29,10 @@ class LastAndBestHook(Hook):
         monitor: validation metric that chooses the best; higher is better, and of equals
             the later, which was trained longer.
         interval_iters: also save every so many steps.
+
+    Raises:
+        ValueError: before training, `interval_iters` where no run could resume within an epoch;
+            after the first validation, a metric that it does not report.
     """
 
     priority = "VERY_LOW"
@@ -48,6 +53,8 @@ class LastAndBestHook(Hook):
         self.complete_iter = runner.iter
 
     def before_train(self, runner) -> None:
+        if has_epochs(runner) and self.interval_iters:
+            check_enterable(runner.train_loop, f"interval_iters={self.interval_iters}")
         # nothing new yet, from scratch or just resumed
         self.saved_iter = self.complete_iter = runner.iter
         if runner.iter == 0 and is_main_process():
