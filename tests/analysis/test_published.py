@@ -7,9 +7,10 @@ from visionssm import list_models
 from visionssm.analysis.published import FAMILIES, pretrained_cfg, published_accuracy
 
 MODELS = list_models()
+WEIGHTS = [name for name in timm.list_pretrained() if name.partition(".")[0] in MODELS]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *WEIGHTS])
 def test_a_model_has_an_accuracy_if_and_only_if_it_has_weights(name):
     assert bool(pretrained_cfg(name).url) == (published_accuracy(name) is not None)
 

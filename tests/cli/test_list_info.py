@@ -1,8 +1,11 @@
 """`visionssm list` and `visionssm info`."""
 
 import pytest
+import timm
+import torch
 
 from visionssm import list_models
+from visionssm.analysis.flops import count_flops
 from visionssm.cli.main import main
 
 
@@ -45,9 +48,33 @@ def test_info_counts_at_the_size_asked_for(capsys):
     assert shown["weights"] == "none"
 
 
+def test_info_resizes_models_that_are_built_for_one_size(capsys):
+    shown = info(capsys, "vim_tiny", "--input-size", "3", "256", "192")
+    with torch.device("meta"):
+        flops = count_flops(timm.create_model("vim_tiny", img_size=(256, 192)), (3, 256, 192))
+    assert shown["FLOPs"].startswith(f"{flops / 1e9:.2f} G for one 3 x 256 x 192 image")
+
+
+@pytest.mark.parametrize(
+    ("name", "top1", "file"),
+    [
+        ("vssd_tiny", "83.6 %", "vssd_tiny_best_ema.pth"),
+        ("vssd_tiny.in1k", "83.6 %", "vssd_tiny_best_ema.pth"),
+        ("vssd_tiny.mesa_in1k", "84.1 %", "vssd_tiny_e300_with_mesa.pth"),
+    ],
+)
+def test_info_of_each_of_the_weights(capsys, name, top1, file):
+    shown = info(capsys, name)
+    assert shown["model"] == name
+    assert shown["top-1"].startswith(top1)
+    assert shown["weights"].endswith(file)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["vssd_tiny.mesa_in22k"], "did you mean vssd_tiny.mesa_in1k"),
+        (["vim_tiny", "--input-size", "3", "8", "8"], "expected at least 16 pixels"),
         (["vmamba_tiny_s118"], "did you mean vmamba_tiny_s1l8"),
         (["resnet50"], "no model 'resnet50'"),
         (["vmamba_pico", "--input-size", "3", "0", "8"], "expected positive numbers"),

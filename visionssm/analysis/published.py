@@ -198,7 +198,12 @@ FAMILIES = {
 
 
 def pretrained_cfg(model: str) -> PretrainedCfg:
-    """Weights, licence and preprocessing of a registered model; ValueError for another name."""
+    """Weights, licence and preprocessing of a registered model, "name" or "name.tag".
+
+    Raises:
+        ValueError: the name is not registered.
+        RuntimeError: the name has no such tag (from timm).
+    """
     cfg = timm.get_pretrained_cfg(model)
     if cfg is None:
         raise ValueError(f"model: no registered model is called {model!r}")
@@ -206,9 +211,10 @@ def pretrained_cfg(model: str) -> PretrainedCfg:
 
 
 def published_accuracy(model: str) -> tuple[float, str] | None:
-    """Published ImageNet top-1 (%) of a registered model and its source; None without weights."""
+    """Published ImageNet top-1 (%) of a model's weights and its source; None without weights."""
+    cfg = pretrained_cfg(model)
     for family in FAMILIES.values():
         for row in family.classification:
-            if row.model == model:
+            if pretrained_cfg(row.model) == cfg:
                 return row.top1, family.source
     return None

@@ -6,6 +6,8 @@ import argparse
 import difflib
 from typing import Any
 
+import timm
+
 from ..analysis.flops import count_flops, count_parameters, meta_model
 from ..analysis.published import pretrained_cfg, published_accuracy
 from ..models import list_models
@@ -16,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info", help="parameters, FLOPs, preprocessing, weights and licence of one model"
     )
-    parser.add_argument("model", help="a name from `visionssm list`")
+    parser.add_argument("model", help="a name from `visionssm list`, or name.tag of other weights")
     parser.add_argument(
         "--input-size",
         nargs=3,
@@ -29,6 +31,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line a fact; ValueError if there is no such model or no such size."""
     names = list_models()
+    names += [name for name in timm.list_pretrained() if name.partition(".")[0] in names]
     if args.model not in names:
         close = difflib.get_close_matches(args.model, names, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -44,12 +47,18 @@ def facts(name: str, input_size: list[int] | None = None) -> dict[str, str]:
     """What there is to say about a registered model, as text.
 
     Args:
-        name: as in `visionssm.list_models()`.
+        name: as in `visionssm.list_models()`, or of one of the weights in
+            `timm.list_pretrained()`.
         input_size: channels, height, width; None for the size of the published weights.
+
+    Raises:
+        ValueError: the model cannot read images of that size.
     """
     cfg = pretrained_cfg(name)
     channels, height, width = input_size or cfg.input_size
-    model = meta_model(name, channels)
+    model: Any = meta_model(name, channels)
+    if hasattr(model, "set_input_size"):  # it is built for one size
+        model.set_input_size((height, width))
     parameters = count_parameters(model)
     flops = count_flops(model, (channels, height, width))
     accuracy = published_accuracy(name)
