@@ -34,6 +34,12 @@ def test_bad_input_is_named(args, message, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path, capsys):
+    file = tmp_path / "no_such_folder" / "routes.png"
+    assert main(["scans", "draw", "raster", "3x5", str(file)]) == 2
+    assert f"No such file or directory: '{file}" in capsys.readouterr().err
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["scans", "draw", "raster", "3x5", str(tmp_path / "routes.png")]) == 2

@@ -41,6 +41,28 @@ def test_a_function_cannot_be_stored():
         pruning_entry(model)
 
 
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("config.json", b"{}", "KeyError"),
+    ("config.json", b"{", "Expecting property name"),
+    ("config.json", b'{"architecture": "vim_minute"}', "Unknown model"),
+    ("model.safetensors", b"\x08", "SafetensorError"),
+])  # fmt: skip
+def test_a_damaged_folder_is_named(tmp_path, file, content, message):
+    export(timm.create_model("vim_tiny", **OPTIONS), tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"holds no model that timm opens: .*{message}"):
+        load_exported(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    export(timm.create_model("vim_tiny", **OPTIONS), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"]["depth"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{tmp_path.name}' holds no model that timm opens"):
+        load_exported(tmp_path)
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json and no model\.safetensors"):
         load_exported(tmp_path)

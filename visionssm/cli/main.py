@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when all went well, 1 when the command found a fault, 2 when it could not
         run, with one message on stderr: what is wrong with the input (the ValueErrors that all our
-        code raises for that), or the pip command for the extra that is missing.
+        code raises for that), which file cannot be read or written, or the pip command for the
+        extra that is missing.
     """
     parser = argparse.ArgumentParser(
         prog="visionssm", description="Vision state-space models: inspect, check, convert, use."
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return COMMANDS[args.command].run(args)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"visionssm {args.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -30,7 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line an image; 0 if every file could be read, else 1."""
+    """Print one line an image; 0 if every file could be read, else 1.
+
+    Raises:
+        ValueError: the folder holds no model or, without images, no run; or samples is less than 1.
+    """
+    if args.samples < 1:
+        raise ValueError(f"--samples: expected at least 1, got {args.samples}")
     network = load_exported(args.model)
     classes = network.pretrained_cfg.get("label_names") or range(network.num_classes)
     if args.images:
@@ -79,13 +85,13 @@ def _held_out(work_dir: Path, samples: int) -> Iterator[dict]:
 
     The description is data, not code: only our own dataset classes are built from it.
     """
-    from ..training import HandwrittenDigits, ImageFiles
+    from ..training import FashionMNIST, HandwrittenDigits, ImageFiles
 
     path = work_dir / "summary.json"
     if not path.is_file():
         raise ValueError(f"{str(path)!r} not found: name image files, or a run's work directory")
     config = json.loads(path.read_text()).get("test_dataset", {})
-    datasets = {kind.__name__: kind for kind in (HandwrittenDigits, ImageFiles)}
+    datasets = {kind.__name__: kind for kind in (FashionMNIST, HandwrittenDigits, ImageFiles)}
     kind = config.pop("type", None)
     if kind not in datasets:
         raise ValueError(f"{str(path)!r}: test_dataset of type {kind!r}, expected {list(datasets)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 
 from .protocol import prune
 
@@ -29,13 +30,17 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
     ``timm.create_model('local-dir:<folder>', pretrained=True)`` gives the same one, not pruned.
 
     Raises:
-        ValueError: the folder lacks `config.json` or `model.safetensors`.
+        ValueError: the folder lacks `config.json` or `model.safetensors`, or they make no model.
     """
     missing = [name for name in (CONFIG, WEIGHTS) if not Path(folder, name).is_file()]
     if missing:
         raise ValueError(
             f"{str(folder)!r} has no {' and no '.join(missing)}: not an exported model"
         )
-    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    try:
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(folder)!r} holds no model that timm opens: {problem}") from error
     stored = json.loads(Path(folder, CONFIG).read_text()).get("pruning")
     return model if stored is None else prune(model, **stored)
