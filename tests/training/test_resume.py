@@ -39,6 +39,7 @@ CASES = {
         },
     ),
     "accumulated gradients": (10, {**HALFWAY, "optim_wrapper.accumulative_counts": 2}),
+    "gradients accumulated across epochs": (10, {"optim_wrapper.accumulative_counts": 4}),
     "repeated augmentation": (
         10,
         {
@@ -165,6 +166,12 @@ def test_what_cannot_resume_within_an_epoch_is_refused_before_it_is_saved_there(
     train_on(**HALFWAY, record={"stop": 9})
     with pytest.raises(ValueError, match="cannot resume .* at step 8: .*ResumableEpochLoop"):
         train_on(resume=True, **options)
+
+
+def test_gradients_accumulated_across_epochs_need_a_loop_that_resumes_within_them(tiny_config):
+    options = {"optim_wrapper.accumulative_counts": 4, "train_cfg.type": "EpochBasedTrainLoop"}
+    with pytest.raises(ValueError, match="accumulative_counts=4, 6 steps an epoch: .*Resumable"):
+        run(tiny_config, **options)
 
 
 def test_resume_with_another_schedule_is_refused(tiny_config):

@@ -21,8 +21,8 @@ class LastAndBestHook(Hook):
 
     Each is replaced atomically, so that a run killed at any moment leaves whole files. The last
     state is saved when an epoch and its validation are over, in runs without epochs after every
-    validation: a run killed in between repeats what came since, validation and choice of the best
-    included. `last_checkpoint` is the marker by which mmengine finds the file to resume. A run that
+    validation; where gradients are accumulated, at the next step that has none pending. A run
+    killed in between repeats what came since, validation and choice of the best included. `last_checkpoint` is the marker by which mmengine finds the file to resume. A run that
     begins anew removes those of an earlier one, which would pass for its own.
 
     Args:
@@ -31,8 +31,9 @@ class LastAndBestHook(Hook):
         interval_iters: also save every so many steps.
 
     Raises:
-        ValueError: before training, `interval_iters` where no run could resume within an epoch;
-            after the first validation, a metric that it does not report.
+        ValueError: before training, `interval_iters`, or gradients accumulated from one epoch to
+            the next, where no run could resume within an epoch; after the first validation, a
+            metric that it does not report.
     """
 
     priority = "VERY_LOW"
@@ -49,29 +50,33 @@ class LastAndBestHook(Hook):
             runner.message_hub.update_info("best_score", score)
             runner.message_hub.update_info("best_epoch", runner.epoch)
             runner.message_hub.update_info("best_step", runner.iter)
-            self._save(runner, "best.pth", runner.iter, resumable=False)
-        self.complete_iter = runner.iter
+            self._save(runner, "best.pth", resumable=False)
+        self.due = True
 
     def before_train(self, runner) -> None:
+        counts = runner.optim_wrapper._accumulative_counts
         if has_epochs(runner) and self.interval_iters:
             check_enterable(runner.train_loop, f"interval_iters={self.interval_iters}")
-        # nothing new yet, from scratch or just resumed
-        self.saved_iter = self.complete_iter = runner.iter
+        if has_epochs(runner) and len(runner.train_dataloader) % counts:
+            steps = f"{len(runner.train_dataloader)} steps an epoch"
+            check_enterable(runner.train_loop, f"accumulative_counts={counts}, {steps}")
+        self.due = False
+        self.saved_iter = runner.iter  # nothing new yet, from scratch or just resumed
         if runner.iter == 0 and is_main_process():
             for name in ("last_checkpoint", "last.pth", "best.pth"):
                 Path(runner.work_dir, name).unlink(missing_ok=True)
 
     def before_train_epoch(self, runner) -> None:
-        if runner.iter > self.saved_iter:
-            self._save_last(runner, runner.iter)
+        self.due = True
+        self._save_if_due(runner)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        due = self.interval_iters and runner.iter % self.interval_iters == 0
-        if runner.iter > self.saved_iter and (due or self.complete_iter == runner.iter):
-            self._save_last(runner, runner.iter)
+        self.due |= bool(self.interval_iters) and runner.iter % self.interval_iters == 0
+        self._save_if_due(runner)
 
     def after_train(self, runner) -> None:
-        self.before_train_epoch(runner)
+        if runner.iter > self.saved_iter:
+            self._save_last(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep plain facts of mmengine's log, not histories that only unpickling could restore."""
@@ -84,21 +89,28 @@ class LastAndBestHook(Hook):
             "resumed_keys": resumed,
         }
 
-    def _save_last(self, runner, step: int) -> None:
-        self.saved_iter = step
+    def _save_if_due(self, runner) -> None:
+        if not self.due or not runner.optim_wrapper.should_update():  # gradients are pending
+            return
+        self.due = False
+        if runner.iter > self.saved_iter:
+            self._save_last(runner)
+
+    def _save_last(self, runner) -> None:
+        self.saved_iter = runner.iter
         runner.message_hub.update_info("last_ckpt", str(Path(runner.work_dir, "last.pth")))
-        self._save(runner, "last.pth", step, resumable=True)
+        self._save(runner, "last.pth", resumable=True)
         if is_main_process():
             marker = Path(runner.work_dir, "last_checkpoint")
             write_atomic(marker, str(Path(runner.work_dir, "last.pth")).encode())
 
     @staticmethod
-    def _save(runner, filename: str, step: int, resumable: bool) -> None:
+    def _save(runner, filename: str, resumable: bool) -> None:
         runner.save_checkpoint(
             runner.work_dir,
             filename,
             save_optimizer=resumable,
             save_param_scheduler=resumable,
-            meta={"epoch": runner.epoch, "iter": step},
+            meta={"epoch": runner.epoch, "iter": runner.iter},
             backend_args=ATOMIC,
         )
