@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import RUNNERS
+from mmengine.registry import METRICS, RUNNERS
 from safetensors.torch import load_file
 
-from visionssm.training import read_checkpoint, train
+from visionssm.training import TopKAccuracy, read_checkpoint, train
 
 from .helpers import run
 
@@ -98,9 +99,29 @@ def test_a_new_run_in_a_used_folder_keeps_to_its_own_weights(tiny_config):
     assert not (folder / "last_checkpoint").exists()
 
 
-def test_unknown_monitor_is_refused(tiny_config):
+def test_unknown_monitor_is_refused_and_costs_no_epoch(tiny_config):
     with pytest.raises(ValueError, match=r"monitor='map': validation reports .*'top1'"):
         run(tiny_config, **{"default_hooks.checkpoint.monitor": "map"})
+    _, losses = run(tiny_config, resume=True, **{"default_hooks.checkpoint.monitor": "top1"})
+    assert len(losses) == 12
+
+
+@METRICS.register_module()
+class NotANumberAtFirst(TopKAccuracy):
+    """Top-1 is NaN in the first validation."""
+
+    epochs = 0
+
+    def compute_metrics(self, results):
+        self.epochs += 1
+        return {"top1": math.nan if self.epochs == 1 else 1.0 / self.epochs}
+
+
+def test_nan_is_never_the_best_score(tiny_config):
+    tiny_config.val_evaluator = {"type": "NotANumberAtFirst"}
+    runner, _ = run(tiny_config)
+    info = runner.message_hub.runtime_info
+    assert (info["best_epoch"], info["best_score"]) == (2, 0.5)
 
 
 class Stranger:

@@ -1,5 +1,6 @@
 """Two checkpoints that are always whole: the last state of the run and its best weights."""
 
+import math
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -27,7 +28,7 @@ class LastAndBestHook(Hook):
 
     Args:
         monitor: validation metric that chooses the best; higher is better, and of equals
-            the later, which was trained longer.
+            the later, which was trained longer. NaN is never best.
         interval_iters: also save every so many steps.
 
     Raises:
@@ -43,15 +44,16 @@ class LastAndBestHook(Hook):
         self.interval_iters = interval_iters
 
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        self.due = True
         if self.monitor not in metrics:
+            self._save_if_due(runner)  # what was trained can be resumed with a better monitor
             raise ValueError(f"monitor={self.monitor!r}: validation reports {sorted(metrics)}")
-        score, best = float(metrics[self.monitor]), runner.message_hub.get_info("best_score")
-        if best is None or score >= best:
+        score = float(metrics[self.monitor])
+        if score >= runner.message_hub.get_info("best_score", -math.inf):  # never NaN
             runner.message_hub.update_info("best_score", score)
             runner.message_hub.update_info("best_epoch", runner.epoch)
             runner.message_hub.update_info("best_step", runner.iter)
             self._save(runner, "best.pth", resumable=False)
-        self.due = True
 
     def before_train(self, runner) -> None:
         counts = runner.optim_wrapper._accumulative_counts

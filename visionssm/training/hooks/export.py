@@ -1,18 +1,15 @@
 """Leaves the trained network as a folder that timm opens."""
 
-import tempfile
 from pathlib import Path
 
 import timm
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from timm.models import save_for_hf
 from torch import nn
 
-from visionssm.pruning import prune, pruning_entry
+from visionssm.pruning import prune, save_exported
 
-from ..atomic import write_atomic
 from ..runner import read_checkpoint
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -55,14 +52,4 @@ def export_network(
         classes: names in the order of the logits.
     """
     labels = {"num_classes": len(classes), "label_names": list(classes)}
-    extra = {"pretrained_cfg": labels, **pruning_entry(network)}
-    with tempfile.TemporaryDirectory() as temporary:
-        save_for_hf(
-            network,
-            temporary,
-            model_config=extra,
-            safe_serialization=True,
-            data_config=data_config,
-        )
-        for file in Path(temporary).iterdir():
-            write_atomic(Path(folder, file.name), file.read_bytes())
+    save_exported(network, folder, {"pretrained_cfg": labels}, data_config)
