@@ -1,7 +1,7 @@
 """Token pruning: fewer tokens, the same clock; `protocol` says how a model takes part."""
 
 from .calibration import calibrate
-from .exported import load_exported, pruning_entry
+from .exported import load_exported, pruning_entry, save_exported
 from .importance import IMPORTANCES, BlockOutput
 from .protocol import KeptPatches, Pruning, prune, register_pruned_form, unprune
 from .schedule import PUBLISHED_SCHEDULES, Schedule
@@ -22,5 +22,6 @@ __all__ = [
     "prune",
     "pruning_entry",
     "register_pruned_form",
+    "save_exported",
     "unprune",
 ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors import SafetensorError
+from timm.models import save_for_hf
 
+from .._files import write_atomic
 from .protocol import prune
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # as timm names them
@@ -22,6 +26,31 @@ def pruning_entry(model: Any) -> dict[str, Any]:
         ValueError: the importance is a function.
     """
     return {"pruning": model.pruning.to_dict()} if hasattr(model, "pruning") else {}
+
+
+def save_exported(
+    model: Any,
+    folder: str | os.PathLike[str],
+    model_config: Mapping[str, Any] | None = None,
+    data_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model.safetensors` and `config.json`; each appears whole or not at all.
+
+    Args:
+        model: one that `timm.create_model` built, pruned or not.
+        folder: where to; it is made, and other files in it are left alone.
+        model_config: more for the config, as `timm.models.save_for_hf` takes it.
+        data_config: preprocessing, in the words of `timm.data.create_transform`; by default that
+            of the model's `pretrained_cfg`.
+
+    Raises:
+        ValueError: the model is pruned by a function.
+    """
+    config = {**(model_config or {}), **pruning_entry(model)}
+    with tempfile.TemporaryDirectory() as temporary:
+        save_for_hf(model, temporary, config, safe_serialization=True, data_config=data_config)
+        for file in Path(temporary).iterdir():
+            write_atomic(Path(folder, file.name), file.read_bytes())
 
 
 def load_exported(folder: str | os.PathLike[str]) -> Any:
