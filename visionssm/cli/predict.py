@@ -91,7 +91,7 @@ def _held_out(work_dir: Path, samples: int) -> Iterator[dict]:
     if not path.is_file():
         raise ValueError(f"{str(path)!r} not found: name image files, or a run's work directory")
     config = json.loads(path.read_text()).get("test_dataset", {})
-    datasets = {kind.__name__: kind for kind in (FashionMNIST, HandwrittenDigits, ImageFiles)}
+    datasets = {kind.__name__: kind for kind in (HandwrittenDigits, FashionMNIST, ImageFiles)}
     kind = config.pop("type", None)
     if kind not in datasets:
         raise ValueError(f"{str(path)!r}: test_dataset of type {kind!r}, expected {list(datasets)}")
