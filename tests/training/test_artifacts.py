@@ -8,13 +8,32 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from mmengine.registry import DATASETS, MODELS
 from safetensors.torch import load_file
 
 from visionssm.cli import predict
 from visionssm.pruning import load_exported
-from visionssm.training import read_checkpoint, train
+from visionssm.training import ImageClassifier, ImageFiles, read_checkpoint, train
 
 from .conftest import CLASSES
+
+
+@MODELS.register_module()
+class PlainClassifier(ImageClassifier):
+    """A classifier that builds its network itself."""
+
+    def __init__(self, data_preprocessor: dict) -> None:
+        network = {"model_name": "test_convnext", "num_classes": len(CLASSES)}
+        super().__init__(network, data_preprocessor=data_preprocessor)
+
+
+@DATASETS.register_module()
+class FilesOfSomeone(ImageFiles):
+    """A data set whose preprocessing is its own affair."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        del self.transform_args
 
 
 @pytest.fixture
@@ -75,6 +94,26 @@ def test_run_without_validation_exports_its_last_weights(tiny_config):
     exported = load_file(folder / "model.safetensors")
     assert all(torch.equal(exported[name], last[f"network.{name}"]) for name in exported)
     assert not (folder / "best.pth").exists()
+
+
+def test_a_data_set_of_someone_else_exports_with_the_preprocessing_of_the_model(tiny_config):
+    tiny_config.train_cfg.max_epochs = 1
+    tiny_config.val_dataloader.dataset.type = "FilesOfSomeone"
+    train(tiny_config)
+    network = timm.create_model(f"local-dir:{tiny_config.work_dir}", pretrained=True)
+    own = timm.create_model("test_convnext")
+    assert network.pretrained_cfg["crop_pct"] == own.pretrained_cfg["crop_pct"]
+    assert network.pretrained_cfg["label_names"] == list(CLASSES)
+
+
+def test_a_model_of_someone_else_is_summed_up_by_its_type(tiny_config):
+    tiny_config.train_cfg.max_epochs = 1
+    tiny_config.default_hooks.pop("export")
+    model = {"type": "PlainClassifier", "data_preprocessor": tiny_config.model.data_preprocessor}
+    tiny_config.model = model
+    train(tiny_config)
+    summary = json.loads(Path(tiny_config.work_dir, "summary.json").read_text())
+    assert summary["model"] == "PlainClassifier"
 
 
 def test_predict_classifies_held_out_images_with_truth(finished_run, capsys):

@@ -39,6 +39,19 @@ def test_amp_chooses_the_wrapper(monkeypatch):
     assert "dtype" not in cfg.optim_wrapper
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_amp_with_sharded_parameters_keeps_the_wrapper_that_shards(monkeypatch, dtype):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    cfg = load_config("configs/classification/vmamba_base_s1l20_imagenet_fsdp.py")
+    use_amp(cfg, dtype)
+    wrapper = cfg.optim_wrapper.to_dict()
+    assert (wrapper["type"], wrapper["dtype"], wrapper["use_fsdp"]) == (
+        "AmpOptimWrapper",
+        dtype,
+        True,
+    )
+
+
 @pytest.mark.parametrize(
     ("dtype", "message"), [("int8", "amp='int8': expected one of"), ("float16", "needs CUDA")]
 )

@@ -17,6 +17,7 @@ from visionssm.training.hooks.metrics_log import read_metrics
 
 from .helpers import run
 
+
 @DATA_SAMPLERS.register_module()
 class FourAtATime(BatchSampler):
     """A batch sampler, as COCO configs have one."""
@@ -114,6 +115,20 @@ def test_resume_without_a_checkpoint_begins(tiny_config):
     assert len(read_metrics(tiny_config.work_dir)) == 1
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_config_may_say_that_a_run_resumes(tiny_config, tmp_path, moved):
+    """`--cfg-options resume=True`, with `load_from` where the checkpoint lies elsewhere."""
+    run(tiny_config, record={"stop": 8})
+    Path(tiny_config.work_dir, "metrics.jsonl").unlink()
+    tiny_config.custom_hooks = []
+    tiny_config.resume = True
+    if moved:
+        tiny_config.load_from = f"{tiny_config.work_dir}/last.pth"
+        tiny_config.work_dir = str(tmp_path / "elsewhere")
+    train(tiny_config)
+    assert [line["step"] for line in read_metrics(tiny_config.work_dir)] == [12, 18]
+
+
 def test_run_resumes_after_its_folder_was_moved(tiny_config, tmp_path):
     _, losses = run(tiny_config, record={"stop": 8})
     moved = Path(shutil.copytree(tiny_config.work_dir, tmp_path / "moved"))
@@ -160,17 +175,17 @@ def test_what_cannot_resume_within_an_epoch_is_refused_before_it_is_saved_there(
     def train_on(**more):
         return run(copy.deepcopy(tiny_config), **more)
 
-    with pytest.raises(ValueError, match="interval_iters=2: .*SeededSampler and no batch sampler"):
+    with pytest.raises(ValueError, match=r"interval_iters=2: .*SeededSampler and no batch"):
         train_on(**HALFWAY, **options)
     assert not Path(tiny_config.work_dir, "last.pth").exists()
     train_on(**HALFWAY, record={"stop": 9})
-    with pytest.raises(ValueError, match="cannot resume .* at step 8: .*ResumableEpochLoop"):
+    with pytest.raises(ValueError, match=r"cannot resume .* at step 8: .*ResumableEpochLoop"):
         train_on(resume=True, **options)
 
 
 def test_gradients_accumulated_across_epochs_need_a_loop_that_resumes_within_them(tiny_config):
     options = {"optim_wrapper.accumulative_counts": 4, "train_cfg.type": "EpochBasedTrainLoop"}
-    with pytest.raises(ValueError, match="accumulative_counts=4, 6 steps an epoch: .*Resumable"):
+    with pytest.raises(ValueError, match=r"accumulative_counts=4, 6 steps an epoch: .*Loop"):
         run(tiny_config, **options)
 
 

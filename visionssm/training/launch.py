@@ -9,6 +9,8 @@ from mmengine.dist import barrier
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
+from .hooks.checkpoint import best_weights
+
 AMP_WRAPPERS = {"bfloat16": "BFloat16OptimWrapper", "float16": "AmpOptimWrapper"}
 TRAINING_KEYS = (
     "train_dataloader",
@@ -50,6 +52,8 @@ def load_config(
 def use_amp(cfg: Config, dtype: str) -> None:
     """Train under autocast to `dtype`, bfloat16 on any device or float16 on CUDA.
 
+    Where parameters are sharded (`use_fsdp`), mmengine's own wrapper does it.
+
     Raises:
         ValueError: another dtype, or float16 without CUDA.
     """
@@ -57,10 +61,11 @@ def use_amp(cfg: Config, dtype: str) -> None:
         raise ValueError(f"amp={dtype!r}: expected one of {sorted(AMP_WRAPPERS)}")
     if dtype == "float16" and not torch.cuda.is_available():
         raise ValueError("amp='float16' needs CUDA; on the CPU use amp='bfloat16'")
-    cfg.optim_wrapper.type = AMP_WRAPPERS[dtype]
+    sharded = cfg.optim_wrapper.get("use_fsdp", False)
+    cfg.optim_wrapper.type = "AmpOptimWrapper" if sharded else AMP_WRAPPERS[dtype]
     for key in ("dtype", "loss_scale"):
         cfg.optim_wrapper.pop(key, None)
-    if dtype == "float16":
+    if cfg.optim_wrapper.type == "AmpOptimWrapper":
         cfg.optim_wrapper.dtype = dtype
 
 
@@ -68,20 +73,24 @@ def train(cfg: Config, resume: bool = False) -> None:
     """Train, then test the weights that did best in validation, if the config has a test set.
 
     Args:
-        cfg: from `load_config`.
+        cfg: from `load_config`. Its `resume=True` continues from its `load_from`, as everywhere in
+            mmengine, and without one does what the argument does.
         resume: continue from the last checkpoint in `cfg.work_dir`, or begin if there is none.
     """
     cfg = copy.deepcopy(cfg)
-    checkpoint = _last_checkpoint(cfg.work_dir) if resume else None
+    checkpoint = None
+    if resume or cfg.get("resume"):
+        given = None if resume else cfg.get("load_from")
+        checkpoint = given or _last_checkpoint(cfg.work_dir)
     cfg.resume = checkpoint is not None
     if checkpoint is not None:
         cfg.load_from = checkpoint
     runner = RUNNERS.build(cfg)
     runner.train()
     barrier()  # the main process writes the best weights
-    found_best = runner.message_hub.get_info("best_step") is not None
-    if cfg.get("test_dataloader") is not None and found_best:
-        test(cfg, str(Path(cfg.work_dir, "best.pth")))
+    best = best_weights(runner)
+    if cfg.get("test_dataloader") is not None and best is not None:
+        test(cfg, str(best))
 
 
 def _last_checkpoint(work_dir: str) -> str | None:

@@ -16,6 +16,13 @@ RESUMED = (
 )  # fmt: skip
 
 
+def best_weights(runner) -> Path | None:
+    """The `best.pth` that `LastAndBestHook` made in this run, if there is one."""
+    path = Path(runner.work_dir, "best.pth")
+    chosen = runner.message_hub.get_info("best_step") is not None
+    return path if chosen and path.exists() else None
+
+
 @HOOKS.register_module()
 class LastAndBestHook(Hook):
     """Keeps `last.pth` (everything a resume needs) and `best.pth` (weights) in the work directory.
@@ -23,8 +30,9 @@ class LastAndBestHook(Hook):
     Each is replaced atomically, so that a run killed at any moment leaves whole files. The last
     state is saved when an epoch and its validation are over, in runs without epochs after every
     validation; where gradients are accumulated, at the next step that has none pending. A run
-    killed in between repeats what came since, validation and choice of the best included. `last_checkpoint` is the marker by which mmengine finds the file to resume. A run that
-    begins anew removes those of an earlier one, which would pass for its own.
+    killed in between repeats what came since, validation and choice of the best included.
+    `last_checkpoint` is the marker by which mmengine finds the file to resume. A run that begins
+    anew removes all three of an earlier run, which would pass for its own.
 
     Args:
         monitor: validation metric that chooses the best; higher is better, and of equals

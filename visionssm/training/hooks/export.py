@@ -11,6 +11,7 @@ from torch import nn
 from visionssm.pruning import prune, save_exported
 
 from ..runner import read_checkpoint
+from .checkpoint import best_weights
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -20,23 +21,25 @@ class ExportHook(Hook):
     """Writes `model.safetensors` and `config.json` of the best (else the last) weights.
 
     `timm.create_model('local-dir:<work_dir>', pretrained=True)` loads them back. The config holds
-    the preprocessing of the validation set, if there is one, and the names of the classes; and how
-    the network is pruned, if it is, for `visionssm.pruning.load_exported`.
+    the preprocessing of the validation set (else of the training set; the model's own where that
+    has no `transform_args`), and the names of the classes; and how the network is pruned, if it is,
+    for `visionssm.pruning.load_exported`.
     """
 
     priority = "LOWEST"
 
     @master_only
     def after_train(self, runner) -> None:
-        name = "last.pth" if runner.message_hub.get_info("best_step") is None else "best.pth"
-        weights = read_checkpoint(Path(runner.work_dir, name))["state_dict"]
+        path = best_weights(runner) or Path(runner.work_dir, "last.pth")
+        weights = read_checkpoint(path)["state_dict"]
         network = timm.create_model(**{**runner.cfg.model.network, "pretrained": False})
         prefix = "network."
         if runner.cfg.model.get("pruning"):
             prune(network, **runner.cfg.model.pruning)
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
         dataset = (runner.val_loop or runner.train_loop).dataloader.dataset
-        data = {k: v for k, v in dataset.transform_args.items() if k in DATA_KEYS}
+        transform = getattr(dataset, "transform_args", {})
+        data = {k: v for k, v in transform.items() if k in DATA_KEYS}
         export_network(network, runner.work_dir, data, dataset.metainfo["classes"])
 
 

@@ -70,9 +70,11 @@ class SummaryHook(Hook):
 
 
 def _model_name(model: dict) -> str:
-    """Such as `vmamba_tiny_s1l8` of a classifier, `MaskRCNN on vmamba_tiny_s1l8` of a detector."""
+    """`vmamba_tiny_s1l8` of a classifier, `MaskRCNN on vmamba_tiny_s1l8` of a detector; a type."""
     if "network" in model:
         return model["network"]["model_name"]
+    if "backbone" not in model:
+        return model["type"]
     backbone = model["backbone"]
     return f"{model['type']} on {backbone.get('arch', backbone['type'])}"
 
