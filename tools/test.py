@@ -18,7 +18,11 @@ def main() -> None:
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
     args = parser.parse_args()
 
-    test(load_config(args.config, args.work_dir, args.cfg_options, args.launcher), args.checkpoint)
+    try:
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+        test(cfg, args.checkpoint)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

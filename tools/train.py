@@ -33,9 +33,12 @@ def main() -> None:
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
     args = parser.parse_args()
 
-    cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
-    if args.amp:
-        use_amp(cfg, args.amp)
+    try:
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+        if args.amp:
+            use_amp(cfg, args.amp)
+    except ValueError as error:
+        parser.error(str(error))
     train(cfg, resume=args.resume)
 
 
