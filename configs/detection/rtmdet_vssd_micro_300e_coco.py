@@ -5,6 +5,7 @@ custom_imports = dict(
     imports=["visionssm.training", "visionssm.openmmlab"], allow_failed_imports=False
 )
 runner_type = "StrictRunner"
+randomness = dict(seed=0)
 default_hooks = dict(
     nonfinite=dict(type="NonFiniteLossHook"),
     checkpoint=dict(_delete_=True, type="LastAndBestHook", monitor="coco/bbox_mAP"),

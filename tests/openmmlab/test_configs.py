@@ -174,6 +174,7 @@ def test_whole_model_is_the_published_one(path):
 def test_a_run_is_kept_and_resumed_as_in_classification(path):
     cfg = load(path)
     assert cfg.runner_type == "StrictRunner"
+    assert cfg.randomness.seed is not None  # else no run resumes
     assert cfg.default_hooks.checkpoint.type == "LastAndBestHook"
     assert cfg.default_hooks.checkpoint.monitor in ("coco/bbox_mAP", "coco/segm_mAP", "mIoU")
     if "rtmdet" not in path.stem:  # mosaics of images seen before

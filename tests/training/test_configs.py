@@ -180,6 +180,11 @@ def test_a_config_names_the_scan():
     assert {m.scan.name for m in network.modules() if isinstance(m, SS2D)} == {"hilbert"}
 
 
+@pytest.mark.parametrize("path", sorted(Path("configs/classification").glob("*.py")), ids=str)
+def test_every_run_has_a_seed_with_which_it_resumes(path):
+    assert load_config(str(path)).randomness.seed is not None
+
+
 def test_sharded_training_is_configuration():
     cfg = load_config("configs/classification/vmamba_base_s1l20_imagenet_fsdp.py")
     assert RUNNERS.get(cfg.runner_type).__name__ == "FlexibleRunner"

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dist import get_dist_info
 from mmengine.runner import Runner
 
@@ -59,6 +60,43 @@ def test_first_in_a_pipeline_seeds_what_follows():
         drawn.append((random.random(), np.random.random(), torch.rand(()).item()))  # noqa: NPY002
     assert drawn[0] == drawn[2]
     assert not set(drawn[0]) & set(drawn[1])  # another index leaves the generators alone
+
+
+def drawing_dataset(length: int) -> BaseDataset:
+    """Samples are numbers drawn after `SeedSample`, beside the index; every image has a cat."""
+
+    class Drawing(BaseDataset):
+        def load_data_list(self):
+            return [{}] * length
+
+        def get_cat_ids(self, index):
+            return [0]
+
+    pipeline = [SeedSample(), lambda results: (results["sample_idx"], random.random())]
+    return Drawing(pipeline=pipeline)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda: RepeatDataset(drawing_dataset(5), times=2),
+    lambda: ConcatDataset([drawing_dataset(4), drawing_dataset(6)]),
+    lambda: RepeatDataset(ConcatDataset([drawing_dataset(2), drawing_dataset(3)]), times=2),
+], ids=["repeated", "concatenated", "both"])  # fmt: skip
+def test_wrapped_data_sets_draw_by_the_seed_of_the_sample(wrap):
+    dataset = wrap()
+    passes = []
+    for start in (0, 1):
+        random.seed(start)
+        passes.append(
+            [dataset[key] for key in SeededSampler(dataset, {"type": "DefaultSampler"}, 0)]
+        )
+    assert passes[0] == passes[1]
+    assert len({number for _, number in passes[0]}) == 10
+
+
+def test_a_wrapper_that_loses_the_seeds_is_refused():
+    dataset = RepeatDataset(ClassBalancedDataset(drawing_dataset(5), oversample_thr=0.5), times=2)
+    with pytest.raises(ValueError, match="dataset: RepeatDataset hands on plain indices"):
+        SeededSampler(dataset, {"type": "DefaultSampler"}, seed=0)
 
 
 def test_repeats_of_an_image_are_augmented_differently():

@@ -12,7 +12,11 @@ from .randomness import derive_seed, seed_generators
 
 
 class SeededIndex(int):
-    """An index that carries the seed of one sample: what `SeededSampler` yields."""
+    """An index that carries the seed of one sample: what `SeededSampler` yields.
+
+    It keeps the seed where mmengine's `RepeatDataset` and `ConcatDataset` turn it into an index of
+    what they wrap.
+    """
 
     seed: int
 
@@ -23,6 +27,12 @@ class SeededIndex(int):
 
     def __reduce__(self) -> tuple[type, tuple[int, int]]:
         return SeededIndex, (int(self), self.seed)
+
+    def __mod__(self, length: int) -> "SeededIndex":
+        return SeededIndex(int(self) % length, self.seed)
+
+    def __sub__(self, offset: int) -> "SeededIndex":
+        return SeededIndex(int(self) - offset, self.seed)
 
 
 @TRANSFORMS.register_module()
@@ -52,9 +62,20 @@ class SeededSampler(Sampler):
         sampler: config of the sampler that orders the indices, such as
             `dict(type='DefaultSampler')` or `dict(type='RepeatAugSampler', num_repeats=3)`.
         seed: seed of the run, equal on all ranks; None draws one and shares it.
+
+    Raises:
+        ValueError: a data set of mmengine that wraps another and hands on an index without the
+            seed, such as `ClassBalancedDataset`.
     """
 
     def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None) -> None:
+        if hasattr(dataset, "get_data_info"):
+            handed_on = dataset.get_data_info(SeededIndex(len(dataset) - 1, 0)).get("sample_idx")
+            if not isinstance(handed_on, SeededIndex):
+                raise ValueError(
+                    f"dataset: {type(dataset).__name__} hands on plain indices, without the seeds "
+                    "of SeededSampler; take another wrapper, or its inner sampler alone"
+                )
         self.seed = sync_random_seed() if seed is None else seed
         self.rank = get_dist_info()[0]
         self.dataset = dataset  # batch samplers look there
