@@ -28,11 +28,12 @@ EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, cap
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one call: median, 20th and 80th percentile."""
+    """Milliseconds of one call: median, 20th and 80th percentile of so many samples."""
 
     median: float
     low: float
     high: float
+    samples: int
 
 
 class Kernel(NamedTuple):
@@ -183,16 +184,11 @@ def _rate(task: Task, limits: Limits, record: Record, base_ms: float | None) -> 
 
 
 def time_call(call: Callable[[], Any], device: torch.device, seconds: float) -> Timing:
-    """Time repeated calls for about `seconds`, after a warm-up."""
-    if device.type == "cpu":
-        return _time_by_wall_clock(call, seconds)
-    from triton.testing import do_bench
-
-    return Timing(
-        *do_bench(
-            call, warmup=WARMUP_SHARE * seconds * 1e3, rep=seconds * 1e3, quantiles=[0.5, 0.2, 0.8]
-        )
-    )
+    """Time at least `MIN_RUNS` calls, for about `seconds`, after a warm-up."""
+    sample = _wall_clock_times if device.type == "cpu" else _event_times
+    times = sample(call, seconds * 1e3)
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return Timing(statistics.median(times), fifths[0], fifths[-1], len(times))
 
 
 def time_graph(
@@ -212,15 +208,26 @@ def time_graph(
     return timing
 
 
-def _time_by_wall_clock(call: Callable[[], Any], seconds: float) -> Timing:
+def _wall_clock_times(call: Callable[[], Any], milliseconds: float) -> list[float]:
+    call()
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < MIN_RUNS or time.perf_counter() - begin < seconds:
+    while len(times) < MIN_RUNS or sum(times) < milliseconds:
         start = time.perf_counter()
         call()
         times.append((time.perf_counter() - start) * 1e3)
-    fifths = statistics.quantiles(times, n=5, method="inclusive")
-    return Timing(statistics.median(times), fifths[0], fifths[-1])
+    return times
+
+
+def _event_times(call: Callable[[], Any], milliseconds: float) -> list[float]:
+    from triton.testing import do_bench
+
+    times: list[float] = []
+    while len(times) < MIN_RUNS:  # do_bench is content with one
+        times += do_bench(
+            call, warmup=WARMUP_SHARE * milliseconds, rep=milliseconds, return_mode="all"
+        )
+        milliseconds = MIN_RUNS * max(times)
+    return times
 
 
 def profile_kernels(call: Callable[[], Any]) -> list[Kernel]:

@@ -76,7 +76,7 @@ def test_the_rival_is_the_one_of_the_same_case():
     other, same = (
         Record(
             name, SWIN, EAGER, "inference", "bfloat16", "measured",
-            time_ms=Timing(1.0, 1.0, 1.0), images_per_s=speed,
+            time_ms=Timing(1.0, 1.0, 1.0, 5), images_per_s=speed,
         )
         for name, speed in (("another case", 7.0), (task.case, 5.0))
     )  # fmt: skip

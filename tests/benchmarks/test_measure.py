@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import measure as measuring
 from benchmarks import ops
-from benchmarks.measure import Limits, measure, measure_limits, time_call
+from benchmarks.measure import MIN_RUNS, Limits, measure, measure_limits, time_call
 from benchmarks.models import ModelProblem
 from benchmarks.ops import ScanProblem
 from benchmarks.peers import ChannelFirstScan
@@ -163,6 +163,25 @@ def test_the_clock_and_the_limits():
     assert limits.copy_bytes_per_s > 0
     assert limits.matmul_flops_per_s > 0
     assert limits.exponentials_per_s is None
+
+
+def test_the_first_call_on_the_cpu_is_not_timed():
+    calls = []
+    assert time_call(lambda: calls.append(1), CPU, 0.0).samples == MIN_RUNS
+    assert len(calls) == MIN_RUNS + 1
+
+
+@pytest.mark.parametrize(
+    ("took", "samples"), [(1.0, 100), (30.0, 3 + MIN_RUNS), (1000.0, 1 + MIN_RUNS)]
+)
+def test_slow_calls_on_a_gpu_are_timed_often_enough(monkeypatch, took, samples):
+    def do_bench(call, warmup, rep, return_mode):
+        assert return_mode == "all"
+        return [took] * max(1, int(rep / took))
+
+    monkeypatch.setattr("triton.testing.do_bench", do_bench)
+    timing = time_call(lambda: None, torch.device("cuda"), 0.1)
+    assert timing == (took, took, took, samples)
 
 
 def test_an_error_of_nan_is_not_acceptable():

@@ -61,7 +61,7 @@ def test_rows_without_a_result_fit_into_the_table_and_the_plot():
     records = [
         Record(*row, "failed", "RuntimeError: a | b\nmore"),
         Record(
-            *row, "measured", time_ms=Timing(2.0, 1.0, 3.0), goal=1.0, goal_unit="ms", met=False
+            *row, "measured", time_ms=Timing(2.0, 1.0, 3.0, 5), goal=1.0, goal_unit="ms", met=False
         ),
     ]
     lines = report.table(records).splitlines()
