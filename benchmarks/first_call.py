@@ -28,10 +28,11 @@ from torch import nn
 import visionssm  # noqa: F401  registers the models
 from visionssm._files import write_atomic
 
-from . import environment
+from . import environment, report
 from .run import RESULTS
 
 MODELS = ("vmamba_tiny_s1l8", "vim_tiny", "spatial_mamba_tiny", "ssm_efficientvim_m1", "vssd_tiny")
+SIZE, BATCH = 224, 32
 GOAL = 10.0  # seconds: inference and a training step, each for the first time
 PARTS = ("device", "inference", "training", "inference_again", "training_again")
 
@@ -94,7 +95,7 @@ def in_fresh_process(*arguments: Any) -> dict[str, float]:
 def measure(
     models: Sequence[str], size: int, batch: int, device: str, out: Path | None = None
 ) -> dict[str, Any]:
-    """Time each model; results are written into `out` after each.
+    """Time each model; results are written into `out` after each, see `report.stem`.
 
     Args:
         models: names in timm's registry.
@@ -111,12 +112,14 @@ def measure(
     rows: list[dict[str, Any]] = []
     facts = {**environment.describe(where), "size": size, "batch": batch}
     results = {"environment": facts, "rows": rows}
+    chosen = {"models": models, "size": size, "batch": batch}
+    stem = report.stem("first-call", chosen, {"models": MODELS, "size": SIZE, "batch": BATCH})
     for model in models:
         seconds = in_fresh_process(model, size, batch, device)
         rows.append({"model": model, "seconds": seconds})
         print(json.dumps(rows[-1]), flush=True)
-        write_atomic(out / "first-call.json", (json.dumps(results, indent=1) + "\n").encode())
-        write_atomic(out / "first-call.md", to_markdown(results).encode())
+        write_atomic(out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
+        write_atomic(out / f"{stem}.md", to_markdown(results).encode())
     return results
 
 
@@ -144,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     option = parser.add_argument
     option("--models", nargs="+", default=MODELS, help=f"default: {', '.join(MODELS)}")
-    option("--size", type=int, default=224, help="of images; default: %(default)s")
-    option("--batch", type=int, default=32, help="default: %(default)s")
+    option("--size", type=int, default=SIZE, help="of images; default: %(default)s")
+    option("--batch", type=int, default=BATCH, help="default: %(default)s")
     option("--device", default="cuda", help="cuda or cpu; default: %(default)s")
     option("--out", type=Path, help="folder of the results; default: benchmarks/results/DEVICE")
     args = parser.parse_args(argv)

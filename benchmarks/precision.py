@@ -27,7 +27,7 @@ from torch import Tensor
 from visionssm._files import write_atomic
 from visionssm.models.vmamba import VMamba
 
-from . import environment
+from . import environment, report
 from .fashion_mnist import CLASSES, FashionMNIST, Recipe, Trainer, accuracy, take_turns
 from .run import RESULTS
 
@@ -67,7 +67,7 @@ def build(budget: Budget) -> EnlargedVMamba:
 def precision(
     folder: Path, budget: Budget, dtypes: Sequence[str], device: torch.device, out: Path | None
 ) -> dict[str, Any]:
-    """Train in every dtype; the results are written into `out` at the end.
+    """Train in every dtype; the results are written into `out` at the end, see `report.stem`.
 
     Args:
         folder: of the data set.
@@ -81,6 +81,9 @@ def precision(
     """
     begin = time.perf_counter()
     out = out or RESULTS / environment.slug(environment.device_name(device))
+    chosen = {"dtypes": dtypes, **dataclasses.asdict(budget)}
+    defaults = {"dtypes": list(DTYPES), **dataclasses.asdict(Budget())}
+    stem = report.stem("precision", chosen, defaults)
     data = FashionMNIST(folder, device)
     trainers = {
         name: Trainer(build(budget).to(device), data, budget, dtype=DTYPES[name]) for name in dtypes
@@ -104,9 +107,9 @@ def precision(
         "rows": rows,
         "seconds": time.perf_counter() - begin,
     }
-    write_atomic(out / "precision.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_atomic(out / "precision.md", to_markdown(results).encode())
-    write_atomic(out / "precision.png", to_png(results))
+    write_atomic(out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_atomic(out / f"{stem}.md", to_markdown(results).encode())
+    write_atomic(out / f"{stem}.png", to_png(results))
     return results
 
 

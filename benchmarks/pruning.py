@@ -34,7 +34,7 @@ from visionssm.analysis.flops import count_flops, meta_model
 from visionssm.models.vim import Vim
 from visionssm.pruning import prune
 
-from . import environment
+from . import environment, report
 from .fashion_mnist import (
     CLASSES,
     TEST_BATCH,
@@ -145,13 +145,16 @@ def quality(
 ) -> dict[str, Any]:
     """Time every way, train once, then prune and fine-tune, so many at a time as `streams` says.
 
-    Results are written into `out` as they come.
+    Results are written into `out` as they come, see `report.stem`.
 
     Raises:
         ValueError: streams is less than 1.
     """
     if streams < 1:
         raise ValueError(f"streams: expected at least 1, got {streams}")
+    chosen = {"keeps": keeps, **dataclasses.asdict(budget)}
+    defaults = {"keeps": KEEPS, **dataclasses.asdict(Budget())}
+    stem = report.stem("pruning-quality", chosen, defaults)
     begin = time.perf_counter()
     data = FashionMNIST(folder, device, budget.images)
     torch.manual_seed(0)
@@ -183,7 +186,7 @@ def quality(
                 row["tuned_accuracy"] = accuracy(pruned, data)
         print("\n".join(map(quality_line, together)), flush=True)
         results["seconds"] = time.perf_counter() - begin
-        write(out, "pruning-quality", results, quality_markdown(results), quality_png(results))
+        write(out, stem, results, quality_markdown(results), quality_png(results))
     return results
 
 
@@ -321,9 +324,9 @@ def recorded_removals(model: Any, images: Tensor) -> list[tuple[Any, ...]]:
 
 
 def speed(
-    cases: Sequence[SpeedCase], device: torch.device, seconds: float, out: Path
+    cases: Sequence[SpeedCase], device: torch.device, seconds: float, out: Path, stem: str
 ) -> dict[str, Any]:
-    """Measure the cases; results are written into `out` after each."""
+    """Measure the cases; results are written into `out` after each, under the name `stem`."""
     begin = time.perf_counter()
     rows: list[dict[str, Any]] = []
     results = {"environment": environment.describe(device), "rows": rows}
@@ -331,7 +334,7 @@ def speed(
         rows.append(measure_speed(case, device, seconds))
         print(json.dumps(rows[-1]), flush=True)
         results["seconds"] = time.perf_counter() - begin
-        write(out, "pruning-speed", results, speed_markdown(results), speed_png(results))
+        write(out, stem, results, speed_markdown(results), speed_png(results))
     return results
 
 
@@ -423,7 +426,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [case for case in SPEED_CASES[device.type] if args.filter in case.label]
         if not cases:
             parser.error(f"--filter: expected text of a case, got {args.filter!r}")
-        speed(cases, device, args.seconds, out)
+        stem = environment.slug(f"pruning-speed {args.filter}")
+        speed(cases, device, args.seconds, out, stem)
     return 0
 
 

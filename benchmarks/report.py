@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visionssm._files import write_atomic
 
+from . import environment
 from .measure import Kernel, Limits, Record, Timing
 from .task import Error
 
@@ -198,6 +199,19 @@ def _draw_panel(axes: Any, quantity: str, records: list[Record]) -> None:
         unit = "time over that of raster order, less is better"
     axes.set(xscale="linear" if ratios else "log", xlabel=f"{unit}; black: goal", title=quantity)
     axes.grid(alpha=0.3)
+
+
+def stem(name: str, chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """What a record's files are called: its name, and what was chosen that is not the default.
+
+    So a part of a record, or another one of the same kind, does not overwrite the complete one.
+    """
+
+    def text(value: Any) -> str:
+        return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    words = [f"{k} {text(v)}" for k, v in chosen.items() if text(v) != text(defaults[k])]
+    return environment.slug(" ".join([name, *words]))
 
 
 def write(results: Results, folder: Path, stem: str) -> None:

@@ -114,7 +114,8 @@ def run_suite(
 
     Args:
         suite: a key of `registry.SUITES`.
-        compare: names of peers, see `registry.peer_names`.
+        compare: names of peers, see `registry.peer_names`; the files are named after them unless
+            they are all.
         filter: only rows whose label contains one of these texts; the files are named after them.
         seconds: of each measurement.
         out: folder of the results; None is benchmarks/results/ and the device's name.
@@ -139,7 +140,8 @@ def run_cases(
 ) -> list[Record]:
     """`run_suite` on cases and a device of the caller's choice."""
     folder = out or RESULTS / environment.slug(environment.device_name(device))
-    stem = "-".join(part for part in (suite, environment.slug(" ".join(filter))) if part)
+    peers = {"compare": sorted(compare) or "none"}
+    stem = report.stem(" ".join([suite, *filter]), peers, {"compare": registry.peer_names()})
     facts = environment.describe(device)
     limits = measure_limits(device, cases[0].dtype, seconds)
     records: list[Record] = []

@@ -31,10 +31,11 @@ from torch.multiprocessing.spawn import spawn
 import visionssm  # noqa: F401  registers the models
 from visionssm._files import write_atomic
 
-from . import environment
+from . import environment, report
 from .run import RESULTS
 
 WARMUP_STEPS = 10
+PROCESSES = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def _free_port() -> int:
 def scaling(job: Job, counts: Sequence[int], out: Path | None = None) -> dict[str, Any]:
     """Measure each number of processes; results are written into `out` after each.
 
+    The files are named after the model and, by `report.stem`, after what is not the default.
+
     Args:
         job: what they train.
         counts: numbers of processes, the first of which the others are compared with.
@@ -138,6 +141,10 @@ def scaling(job: Job, counts: Sequence[int], out: Path | None = None) -> dict[st
     device = torch.device(job.device)
     out = out or RESULTS / environment.slug(environment.device_name(device))
     out.mkdir(parents=True, exist_ok=True)
+    default = Job(model=job.model, device=job.device)  # in the name, and in that of the folder
+    chosen = {"processes": counts, **dataclasses.asdict(job)}
+    defaults = {"processes": PROCESSES, **dataclasses.asdict(default)}
+    stem = report.stem(f"scaling {job.model}", chosen, defaults)
     rows: list[dict[str, float]] = []
     results = {
         "environment": environment.describe(device), "job": dataclasses.asdict(job), "rows": rows
@@ -148,7 +155,6 @@ def scaling(job: Job, counts: Sequence[int], out: Path | None = None) -> dict[st
         ideal = first["images_per_s"] * count / first["processes"]
         rows.append({"processes": count, "images_per_s": rate, "of_ideal": rate / ideal})
         print(json.dumps(rows[-1]), flush=True)
-        stem = f"scaling-{environment.slug(job.model)}"
         write_atomic(out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
         write_atomic(out / f"{stem}.md", to_markdown(results).encode())
     return results
@@ -171,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__.splitlines()[0])
     option = parser.add_argument
-    option("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    option("--processes", type=int, nargs="+", default=PROCESSES, help="default: 1 2")
     option("--model", default=Job.model, help="name in timm's registry; default: %(default)s")
     option("--size", type=int, default=Job.size, help="of images; default: %(default)s")
     option("--batch", type=int, default=Job.batch, help="of a process; default: %(default)s")

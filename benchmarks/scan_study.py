@@ -27,7 +27,7 @@ from visionssm._files import write_atomic
 from visionssm.models.vmamba import VMamba
 from visionssm.scans import get_scan
 
-from . import environment
+from . import environment, report
 from .fashion_mnist import (
     CLASSES,
     EAGER_STEPS,
@@ -45,6 +45,7 @@ SCANS = (
     "cross_scan", "snake", "zigzag", "spiral", "hilbert", "z_order", "window(size=4)",
     "atrous_window(size=4, rate=2)", "atrous", "bidirectional",
 )  # fmt: skip
+SEEDS = 3
 TIMED_SECONDS = 0.3
 
 
@@ -93,6 +94,8 @@ def study(
 ) -> dict[str, Any]:
     """Time and train; whenever trainings end the results are written into `out`.
 
+    The files are named by `report.stem`.
+
     Args:
         folder: of the data set.
         scans: names of scans, with options.
@@ -112,6 +115,9 @@ def study(
         raise ValueError(f"streams: expected at least 1, got {streams}")
     begin = time.perf_counter()
     out = out or RESULTS / environment.slug(environment.device_name(device))
+    chosen = {"scans": scans, "seeds": seeds, **dataclasses.asdict(budget)}
+    defaults = {"scans": SCANS, "seeds": SEEDS, **dataclasses.asdict(Budget())}
+    stem = report.stem("scan-study", chosen, defaults)
     data = FashionMNIST(folder, device)
     rows = []
     for scan in scans:
@@ -142,9 +148,9 @@ def study(
             row["accuracies"][seed] = accuracy(trainer.model, data)
             print(f"{row['scan']}, seed {seed}: {row['accuracies'][seed]:.2%}", flush=True)
         results["seconds"] = time.perf_counter() - begin
-        write_atomic(out / "scan-study.json", (json.dumps(results, indent=1) + "\n").encode())
-        write_atomic(out / "scan-study.md", to_markdown(results).encode())
-        write_atomic(out / "scan-study.png", to_png(results))
+        write_atomic(out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
+        write_atomic(out / f"{stem}.md", to_markdown(results).encode())
+        write_atomic(out / f"{stem}.png", to_png(results))
     return results
 
 
@@ -207,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     option = parser.add_argument
     option("folder", type=Path, help="of the four idx files of Fashion-MNIST")
     option("--scans", nargs="+", default=SCANS, help=f"default: {', '.join(SCANS)}")
-    option("--seeds", type=int, default=3, help="trainings of each scan; default: %(default)s")
+    option("--seeds", type=int, default=SEEDS, help="trainings of each scan; default: %(default)s")
     option("--epochs", type=int, default=Budget.epochs, help="default: %(default)s")
     option("--streams", type=int, default=1, help="trainings at a time; default: %(default)s")
     option("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -28,7 +28,9 @@ def folder(tmp_path_factory):
 def test_losses_agree(folder, tmp_path, device):
     dtypes = ["float32", "bfloat16"] + ["float16"] * (device == "cuda")
     precision.precision(folder, TINY, dtypes, torch.device(device), tmp_path)
-    rows = json.loads((tmp_path / "precision.json").read_text())["rows"]
+    part = "" if device == "cuda" else "dtypes-float32-bfloat16-"
+    stem = f"precision-{part}epochs-3-batch-20-lr-0-01-depths-1-dims-16-drop-path-rate-0-0"
+    rows = json.loads((tmp_path / f"{stem}.json").read_text())["rows"]
     assert [row["dtype"] for row in rows] == dtypes
     for row in rows:
         assert len(row["losses"]) == TINY.epochs
@@ -36,8 +38,8 @@ def test_losses_agree(folder, tmp_path, device):
         assert row["not_finite"] == 0
         assert 0 <= largest_difference(rows, row) < 2**-8  # what bfloat16 rounds a number by
     assert rows[1]["losses"] != rows[0]["losses"]  # another precision
-    assert "| bfloat16 |" in (tmp_path / "precision.md").read_text()
-    assert (tmp_path / "precision.png").read_bytes().startswith(b"\x89PNG")
+    assert "| bfloat16 |" in (tmp_path / f"{stem}.md").read_text()
+    assert (tmp_path / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_differences_are_the_largest_of_all_epochs():

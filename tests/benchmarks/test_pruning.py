@@ -49,15 +49,16 @@ def test_quality_from_training_to_table(folder, tmp_path):
         )
         == 0
     )
-    results = json.loads((out / "pruning-quality.json").read_text())
+    stem = "pruning-quality-keeps-0-5-epochs-1-batch-6-embed-dim-16-depth-4-images-12"
+    results = json.loads((out / f"{stem}.json").read_text())
     assert (results["budget"]["depth"], results["budget"]["images"]) == (4, 12)
     assert [row["way"] for row in results["rows"]] == ["unpruned", *pruning.WAYS]
     full, *pruned = results["rows"]
     assert all(row["flops"] < full["flops"] for row in pruned)
     assert all(0 <= row["tuned_accuracy"] <= 1 for row in results["rows"])
-    text = (out / "pruning-quality.md").read_text()
+    text = (out / f"{stem}.md").read_text()
     assert "| merge | 0.5 |" in text
-    assert (out / "pruning-quality.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / f"{stem}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_no_streams_are_refused_before_anything_is_timed(tmp_path):
@@ -80,6 +81,8 @@ def test_speed_of_a_small_model(tmp_path, monkeypatch):
     assert "| ms, unpruned, call | pruned, call | images/s, unpruned |" in text
     assert "| Vim-T 64, batch 1 |" in text
     assert (tmp_path / "pruning-speed.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["speed", "--device", "cpu", "--filter", "T 64", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "pruning-speed-t-64.json").is_file()
 
 
 def test_the_rate_is_the_largest_that_fits():

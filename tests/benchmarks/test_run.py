@@ -19,22 +19,23 @@ def test_results_are_written_and_read_again(tmp_path):
     records = run.run_cases("mixed", [SCAN, MODEL, missing], CPU, (), [""], SECONDS, tmp_path)
     assert [r.status for r in records] == ["measured"] * 6 + ["skipped"] * 2
 
-    content = json.loads((tmp_path / "mixed.json").read_text())
+    content = json.loads((tmp_path / "mixed-compare-none.json").read_text())
     assert content["environment"]["torch"] == torch.__version__.partition("+")[0]
     assert [row["case"] for row in content["rows"]] == [r.case for r in records]
     assert content["rows"][0]["time_ms"] == records[0].time_ms._asdict()
     assert content["rows"][0]["errors"]["y"]["limit"] == records[0].errors["y"].limit
 
-    markdown = (tmp_path / "mixed.md").read_text()
+    markdown = (tmp_path / "mixed-compare-none.md").read_text()
     assert all(record.case in markdown for record in records)
     assert "no registered model has this name" in markdown
-    assert (tmp_path / "mixed.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "mixed-compare-none.png").read_bytes().startswith(b"\x89PNG")
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
 
 
 def test_filter_leaves_rows_and_names_the_files(tmp_path):
     texts = ["summed | eager | bwd", "summed | eager | fwd"]
-    records = run.run_cases("mixed", [SCAN], CPU, (), texts, SECONDS, tmp_path)
+    peers = registry.peer_names()
+    records = run.run_cases("mixed", [SCAN], CPU, peers, texts, SECONDS, tmp_path)
     assert {r.contender for r in records} == {"visionssm, routes summed"}
     assert [r.quantity for r in records] == ["fwd", "bwd"]
     assert (tmp_path / "mixed-summed-eager-bwd-summed-eager-fwd.json").is_file()
@@ -117,4 +118,11 @@ def test_command_line_measures_a_suite(tmp_path, monkeypatch):
     assert (
         run.main(["--suite", "cpu", "--compare", "--seconds", "0.001", "--out", str(tmp_path)]) == 0
     )
-    assert (tmp_path / "cpu.md").is_file()
+    assert (tmp_path / "cpu-compare-none.md").is_file()
+
+
+def test_files_are_named_after_what_is_not_the_default():
+    defaults = {"models": ("a", "b"), "batch": 4, "embed_dim": 8}
+    assert report.stem("suite", {**defaults, "models": ["a", "b"]}, defaults) == "suite"
+    chosen = {"models": ["a"], "batch": 4, "embed_dim": 16}
+    assert report.stem("suite x", chosen, defaults) == "suite-x-models-a-embed-dim-16"

@@ -15,7 +15,8 @@ TINY = ["--model", "vmamba_pico", "--size", "32", "--batch", "2", "--steps", "1"
 
 def test_two_processes_train(tmp_path):
     assert main([*TINY, "--device", "cpu", "--processes", "2", "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "scaling-vmamba-pico.json").read_text())
+    stem = "scaling-vmamba-pico-processes-2-size-32-batch-2-steps-1"
+    results = json.loads((tmp_path / f"{stem}.json").read_text())
     assert results["job"]["batch"] == 2
     (row,) = results["rows"]
     assert row["processes"] == 2
@@ -28,7 +29,10 @@ def test_rates_are_compared_with_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "measure", lambda job, processes, folder: rates[processes])
     rows = scaling.scaling(Job(device="cpu"), [1, 2, 4], tmp_path)["rows"]
     assert [row["of_ideal"] for row in rows] == [1.0, 0.95, 0.75]
-    assert "| 2 | 190 | 95.0% |" in (tmp_path / "scaling-vmamba-tiny-s1l8.md").read_text()
+    stem = "scaling-vmamba-tiny-s1l8-processes-1-2-4"
+    assert "| 2 | 190 | 95.0% |" in (tmp_path / f"{stem}.md").read_text()
+    scaling.scaling(Job(device="cpu"), [1, 2], tmp_path)
+    assert (tmp_path / "scaling-vmamba-tiny-s1l8.md").is_file()
 
 
 def test_a_step_changes_the_weights():
@@ -56,5 +60,7 @@ def test_bad_arguments(arguments, message, capsys):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train(tmp_path):
     assert main([*TINY, "--processes", "1", "2", "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "scaling-vmamba-pico.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "scaling-vmamba-pico-size-32-batch-2-steps-1.json").read_text())[
+        "rows"
+    ]
     assert [row["processes"] for row in rows] == [1, 2]

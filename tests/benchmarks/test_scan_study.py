@@ -34,7 +34,9 @@ def soon(monkeypatch):
 def test_every_training_is_in_the_results(folder, tmp_path):
     scans = ["hilbert", "atrous"]
     results = study(folder, scans, 2, TINY, 2, CPU, tmp_path)
-    written = json.loads((tmp_path / "scan-study.json").read_text())
+    budget = "epochs-4-batch-20-lr-0-01-depths-1-dims-16"
+    stem = f"scan-study-scans-hilbert-atrous-seeds-2-{budget}"
+    written = json.loads((tmp_path / f"{stem}.json").read_text())
     assert [row["scan"] for row in written["rows"]] == scans
     for row, seen in zip(results["rows"], written["rows"], strict=True):
         assert seen["accuracies"] == {str(s): row["accuracies"][s] for s in row["accuracies"]}
@@ -45,10 +47,10 @@ def test_every_training_is_in_the_results(folder, tmp_path):
     alone = start("hilbert", 1, data, TINY)
     take_turns([alone])
     assert results["rows"][0]["accuracies"][1] == accuracy(alone.model, data)
-    markdown = (tmp_path / "scan-study.md").read_text()
+    markdown = (tmp_path / f"{stem}.md").read_text()
     mean = 50 * sum(results["rows"][0]["accuracies"].values())
     assert f"| `hilbert` | 4 | {results['rows'][0]['parameters']:,} | {mean:.2f} |" in markdown
-    assert (tmp_path / "scan-study.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_scans_of_the_study_have_equal_parameters():
