@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import METRICS, RUNNERS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from visionssm.training import TopKAccuracy, read_checkpoint, train
 
@@ -135,19 +135,30 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys):
     torch.save({"state_dict": {}, "meta": Stranger()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Stranger()))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(ValueError, match=rf"{name}' is damaged or holds more than tensors"):
+        with pytest.raises(ValueError, match=rf"{name}' is damaged, or holds Python objects"):
             read_checkpoint(tmp_path / name)
     assert "stranger" not in capsys.readouterr().out
 
 
 def test_missing_and_truncated_checkpoints_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.pth': no such file"):
+    with pytest.raises(ValueError, match=r"checkpoint: no file .*nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
     torch.save({"weights": torch.zeros(1000)}, tmp_path / "half.pth")
     content = (tmp_path / "half.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"half\.pth' is damaged"):
         read_checkpoint(tmp_path / "half.pth")
+
+
+def test_weights_alone_are_no_checkpoint_of_a_run(tiny_config, tmp_path):
+    """`load_from` names what it takes, given a run's own export or official weights."""
+    weights = {"head.weight": torch.zeros(1)}
+    save_file(weights, tmp_path / "model.safetensors")
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "official.pth")
+    for name, key in (("model.safetensors", "head.weight"), ("official.pth", "model, epoch")):
+        tiny_config.load_from = str(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name}' has {key}\.\.\.: expected .* state_dict"):
+            run(tiny_config)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tiny_config, tmp_path):

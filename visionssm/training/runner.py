@@ -2,9 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,24 +12,27 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from visionssm.models import official
+
 from .loop import check_enterable, has_epochs
 
 
-def read_checkpoint(path: str | Path, map_location: str | Callable = "cpu") -> dict:
+def read_checkpoint(path: str | Path) -> dict:
     """Load a checkpoint that one of our runs wrote, without running any code it might contain.
 
+    Its tensors are on the CPU.
+
     Raises:
-        ValueError: no such file, a damaged one, or one that would need unpickling of foreign code.
+        ValueError: no such file, a damaged one, one that would need unpickling of foreign code, or
+            one without `state_dict`, such as official weights or a run's `model.safetensors`.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"checkpoint {str(path)!r}: no such file")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    checkpoint = dict(official.read_checkpoint(Path(path), "checkpoint"))
+    if "state_dict" not in checkpoint:
         raise ValueError(
-            f"checkpoint {str(path)!r} is damaged or holds more than tensors and plain data; "
-            f"convert it to safetensors where it was made: {error}"
-        ) from error
+            f"checkpoint: {str(path)!r} has {', '.join(list(checkpoint)[:3])}...: expected one of "
+            "our runs, such as best.pth, with state_dict"
+        )
+    return checkpoint
 
 
 def _not_about_mmengine_itself(record: logging.LogRecord) -> bool:
@@ -87,11 +88,9 @@ class StrictRunner(Runner):
             model_wrapper_cfg = {**cpu, **(model_wrapper_cfg or {}), "device_ids": None}
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def load_checkpoint(
-        self, filename: str, map_location: str | Callable = "cpu", strict: bool = True, **_
-    ) -> dict:
+    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Load weights strictly: `RuntimeError` names every missing or unexpected key."""
-        checkpoint = read_checkpoint(filename, map_location)
+        checkpoint = read_checkpoint(filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         model.load_state_dict(checkpoint["state_dict"], strict=True)
