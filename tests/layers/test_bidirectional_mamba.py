@@ -120,7 +120,7 @@ def test_tokens_are_neither_flipped_nor_copied_for_the_scan(monkeypatch):
     assert options["routes"].tolist() == [[*range(9)], [*range(8, -1, -1)]]
 
 
-@pytest.mark.parametrize("argument", ["expand", "kernel_size"])
+@pytest.mark.parametrize("argument", ["expand", "kernel_size", "d_state"])
 def test_impossible_options_are_named(argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         BidirectionalMamba(8, **{argument: 0})
@@ -137,3 +137,13 @@ def test_norms_compute_in_float32_and_answer_in_the_dtype_of_their_weight(norm):
     if norm is LayerNormFp32:
         expected = expected + layer.bias.float()
     torch.testing.assert_close(layer(x), expected.bfloat16())
+
+
+@pytest.mark.parametrize("norm", [RmsNormFp32, LayerNormFp32])
+def test_norms_without_a_weight_answer_in_the_dtype_of_their_input(norm):
+    x = torch.randn(3, 6)
+    plain = norm.__base__(6, eps=1e-5, elementwise_affine=False)
+    layer = norm(6, eps=1e-5, elementwise_affine=False)
+    torch.testing.assert_close(layer(x), plain(x))
+    torch.testing.assert_close(layer(x.bfloat16()), plain(x.bfloat16().float()).bfloat16())
+    torch.testing.assert_close(LayerNormFp32(6, bias=False)(x), F.layer_norm(x, (6,)))

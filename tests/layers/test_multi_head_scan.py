@@ -160,6 +160,8 @@ def test_compiles_into_one_graph(layer_class):
     ({"scan": "atrous"}, "scan: expected routes that visit every token.*got 'atrous'"),
     ({"scan": "raster"}, "scan: expected routes .*at least two a head, got 'raster'"),
     ({"scan": "nowhere"}, "scan: expected one of"),
+    ({"dt_rank": 0}, "dt_rank: expected 'auto' or a positive integer, got 0"),
+    ({"d_state": 65}, "d_state: expected 1 to 64, got 65"),
 ])  # fmt: skip
 def test_impossible_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

@@ -121,6 +121,17 @@ def test_maps_stay_channels_last_between_convolution_scan_and_fusion():
         assert t.stride(1) == 6 * t.stride(2)
 
 
+def test_a_float64_layer_computes_in_float64():
+    layer = SpatialSSM(4).double()
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    before = layer(x)
+    with torch.no_grad():
+        layer.A_logs.add_(1e-9)
+        layer.dt_projs_bias.add_(1e-9)
+    change = (layer(x) - before).abs().max()
+    assert 0 < change < 1e-7
+
+
 def test_unknown_initialisations_are_named():
     with pytest.raises(ValueError, match=r"dt_init: expected one of .*, got 'constant'"):
         SpatialSSM(8, dt_init="constant")

@@ -201,6 +201,11 @@ def test_the_convolution_reads_and_writes_channels_last():
     ({"init": "v9"}, "init"),
     ({"ssm_ratio": 0.0}, "ssm_ratio"),
     ({"scan": "nowhere"}, "scan"),
+    ({"scan": {"type": "cross_scan"}}, "scan"),
+    ({"dt_rank": 0}, "dt_rank"),
+    ({"dt_rank": "half"}, "dt_rank"),
+    ({"d_state": 0}, "d_state"),
+    ({"d_state": 65}, "d_state"),
     ({"scan": "multi_head(heads='CXS')"}, "scan"),  # three slices of 16 channels
 ])  # fmt: skip
 def test_impossible_options_are_named(options, argument):

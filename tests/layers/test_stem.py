@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.models.golden import DEVICES
 from visionssm.layers import (
@@ -15,8 +16,9 @@ from visionssm.layers import (
     PatchStem,
     ResidualConvStem,
 )
-from visionssm.layers.downsample import convolve_map
-from visionssm.layers.stem import convolve_patches
+from visionssm.layers.downsample import MapConv2d
+from visionssm.layers.stem import PatchConv2d
+from visionssm.models.vmamba import VMamba
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35), (34, 31)])
@@ -36,9 +38,31 @@ def test_the_residual_stem_gives_channels_last_memory_whatever_it_gets():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_patches_are_those_of_a_convolution(device):
-    conv = torch.nn.Conv2d(3, 5, 4, stride=4).double().to(device)
-    image = torch.randn(2, 3, 13, 10, dtype=torch.float64, device=device)
-    torch.testing.assert_close(convolve_patches(conv, image), conv(image).permute(0, 2, 3, 1))
+    for stride in (4, 3):
+        patches = PatchConv2d(3, 5, 4, stride=stride).double().to(device)
+        image = torch.randn(2, 3, 13, 10, dtype=torch.float64, device=device)
+        expected = F.conv2d(image, patches.weight, patches.bias, stride).permute(0, 2, 3, 1)
+        torch.testing.assert_close(patches(image), expected)
+
+
+@pytest.mark.parametrize(("patch_size", "stride"), [(2, 1), (4, 4), (6, 9), (8, 16)])
+def test_stems_tell_their_stride(patch_size, stride):
+    image = torch.randn(1, 3, 144, 144)
+    for stem in (ConvStem(3, 8, patch_size), PatchStem(3, 8, stride)):
+        assert stem.stride == stride
+        assert round(144 / stem(image).shape[1]) == stride
+    model = VMamba(patch_size=patch_size, depths=(1, 1), dims=(8, 16), stem="conv")
+    assert [info["reduction"] for info in model.feature_info] == [stride, 2 * stride]
+
+
+def test_hooks_on_convolutions_are_called_whatever_the_batch():
+    for batch in (1, 8):
+        calls = []
+        downsample, stem = ConvDownsample(4, 30), PatchStem(3, 8)
+        for conv in (downsample.conv, stem.conv1):
+            conv.register_forward_hook(lambda *args, calls=calls: calls.append(args))
+        downsample(torch.randn(batch, 7, 6, 4)), stem(torch.randn(batch, 3, 8, 8))
+        assert len(calls) == 2
 
 
 def test_stems_without_normalisation_have_convolutions_alone():
@@ -59,10 +83,10 @@ def test_downsampling_rounds_down_without_padding_and_up_with_it(kernel, size):
 @pytest.mark.parametrize("channels", [3, 30])  # more weights than pixels take another way
 @pytest.mark.parametrize(("kernel", "padding"), [(2, 0), (3, 1)])
 def test_maps_of_any_size_are_convolved(channels, kernel, padding):
-    conv = torch.nn.Conv2d(4, channels, kernel, stride=2, padding=padding).double()
+    conv = MapConv2d(4, channels, kernel, stride=2, padding=padding).double()
     x = torch.randn(2, 7, 6, 4, dtype=torch.float64)
-    expected = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(convolve_map(conv, x), expected)
+    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, 2, padding)
+    torch.testing.assert_close(conv(x), y.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("size", [(7, 6), (1, 5), (2, 2)])

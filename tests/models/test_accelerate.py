@@ -134,6 +134,12 @@ def test_subclasses_with_a_forward_of_their_own_are_left_alone():
     assert type(model[0]) is Other
 
 
+def test_mixers_of_too_many_states_are_left_alone():
+    model = nn.Sequential(efficientvim.HSMSSD(8, state_dim=257), efficientvim.HSMSSD(8))
+    assert list(visionssm.accelerate(model).swapped) == ["1"]
+    assert type(model[0]) is efficientvim.HSMSSD
+
+
 @pytest.mark.parametrize("name", ["resnet18", "ssm_efficientvim_m1"])
 def test_a_model_without_anything_to_swap_is_refused(name):
     with torch.device("meta"):

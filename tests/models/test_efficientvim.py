@@ -108,6 +108,9 @@ def test_the_moving_average_of_a_checkpoint_is_taken(tmp_path):
     assert all(torch.equal(v, average[k]) for k, v in loaded.state_dict().items())
     chosen = checkpoint_filter_fn({"model": last, "model_ema": average}, loaded)
     assert all(torch.equal(v, average[k]) for k, v in chosen.items())
+    checkpoint = {"model": official_shapes(last), "model_ema": official_shapes(average)}
+    built = visionssm.from_official("efficientvim", OFFICIAL_SMALL, checkpoint)
+    assert all(torch.equal(v, average[k]) for k, v in built.state_dict().items())
 
 
 def test_distilled_weights_do_not_lose_their_heads_in_a_model_without(tmp_path):

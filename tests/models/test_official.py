@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import visionssm
+from visionssm.models.dense import DenseBackbone
 from visionssm.models.official import _builders, read_checkpoint
+from visionssm.models.vmamba import VMamba
 
 BASE = {
     "depths": [1, 1],
@@ -111,6 +113,16 @@ def test_dense_backbone_returns_the_stages_asked_for():
     assert not any("classifier" in key for key in weights)
     maps = run(kwargs, weights, (64, 48))
     assert [m.shape for m in maps] == [(2, 8, 16, 12), (2, 32, 4, 3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dense_backbone_normalises_in_the_dtype_of_its_model(dtype):
+    model = VMamba(depths=(1, 1), dims=(8, 16), dtype=dtype)
+    backbone = DenseBackbone(model, (0, 1))
+    assert {parameter.dtype for parameter in backbone.outnorm1.parameters()} == {dtype}
+    with torch.device("meta"):
+        model = VMamba(depths=(1, 1), dims=(8, 16))
+    assert DenseBackbone(model, (0,)).outnorm0.weight.is_meta
 
 
 def test_tensors_may_lie_in_a_checkpoint():

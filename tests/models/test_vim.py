@@ -15,7 +15,12 @@ from torch import nn
 import visionssm
 from tests.models.golden import official_weights
 from visionssm.cli.main import main
-from visionssm.models.vim import Vim, official_layout, resample_pos_embed
+from visionssm.models.vim import (
+    Vim,
+    checkpoint_filter_fn,
+    official_layout,
+    resample_pos_embed,
+)
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_classes": 5, "d_state": 4}
 OFFICIAL_SMALL = {**SMALL, "img_size": 48}
@@ -215,3 +220,23 @@ def test_initial_values_are_the_official_ones():
     for parameter in (model.head.weight, model.pos_embed):
         assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
     assert model.patch_embed.proj.weight.std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.1)
+
+
+def test_weights_are_initialised_alike_again_and_again():
+    torch.manual_seed(0)
+    model = Vim(img_size=32, embed_dim=64, depth=4)
+    spread = model.blocks[0].mixer.out_proj.weight.std()
+    torch.manual_seed(0)
+    model.init_weights()
+    torch.testing.assert_close(
+        model.blocks[0].mixer.out_proj.weight.std(), spread, rtol=0.1, atol=0
+    )
+
+
+def test_a_model_that_timm_did_not_build_loads_weights():
+    model = Vim(img_size=32, embed_dim=16, depth=1)
+    other = Vim(img_size=32, embed_dim=16, depth=1)
+    other.load_state_dict(checkpoint_filter_fn(model.state_dict(), other))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    )

@@ -87,6 +87,7 @@ def test_a_name_is_registered_once():
     ("atrous(step={[]: 2})", "expected 'name' or"),
     ("", "expected 'name' or"),
     (None, "expected a name or a Scan, got None"),
+    (["raster"], r"expected a name or a Scan, got \['raster'\]"),
 ])  # fmt: skip
 def test_unknown_names_and_options_are_refused(name, message):
     with pytest.raises(ValueError, match="scan: " + message):

@@ -15,6 +15,7 @@ from visionssm.scans import scan_routes
 from .precision import at_least_float32
 from .projections import project_routes, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
+from .sizes import check_state_size
 
 # They look at sizes and devices, so a symbolic trace keeps each as a single call.
 register_notrace_function(depthwise_conv)
@@ -39,13 +40,13 @@ class BidirectionalMamba(nn.Module):
 
     Args:
         dim: channels of input and output.
-        d_state: state size n.
+        d_state: state size n, 1 to 64.
         expand: inner channels over dim.
         kernel_size: taps of the depthwise convolutions.
         average: halve the sum of the two directions.
 
     Raises:
-        ValueError: expand or kernel_size is less than 1.
+        ValueError: expand or kernel_size is less than 1, or d_state out of its range.
 
     Source: Vim, arXiv 2401.09417, section 3.3 and algorithm 1.
     """
@@ -66,7 +67,7 @@ class BidirectionalMamba(nn.Module):
                 raise ValueError(f"{name}: expected a positive integer, got {value}")
         dd = {"device": device, "dtype": dtype}
         k, d = NUM_ROUTES, expand * dim
-        self.d_state = d_state
+        self.d_state = check_state_size(d_state)
         self.dt_rank = math.ceil(dim / 16)
         self.average = average
         self.in_proj = nn.Linear(dim, 2 * d, bias=False, **dd)

@@ -19,6 +19,9 @@ class DepthwiseConv2d(nn.Conv2d):
         kernel_size: odd.
         bias: add one number a channel.
         activation: "silu" afterwards, or None for none.
+
+    Raises:
+        ValueError: kernel_size is even, or the activation unknown.
     """
 
     def __init__(
@@ -30,6 +33,10 @@ class DepthwiseConv2d(nn.Conv2d):
         device=None,
         dtype=None,
     ):
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd positive integer, got {kernel_size}")
+        if activation not in (None, "silu"):
+            raise ValueError(f"activation: expected 'silu' or None, got {activation!r}")
         dd = {"device": device, "dtype": dtype}
         super().__init__(
             dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, **dd

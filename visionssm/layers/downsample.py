@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from .typing import Layer
 
 
-@register_notrace_function  # looks at sizes and at the device
-def convolve_map(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution of channels-last maps: (b, h, w, c) -> (b, h', w', dim).
+@register_notrace_module  # looks at sizes and at the device
+class MapConv2d(nn.Conv2d):
+    """Convolution of channels-last maps: (b, h, w, dim) -> (b, h', w', out_dim).
 
     On a CPU it would copy the weights into another order at every call. Where they are larger than
     the patches that they meet, those are copied instead, for a matrix product.
     """
-    kernel, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-    rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3])
-    x = x.permute(0, 3, 1, 2)
-    eager_on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager_on_cpu and len(x) * rows * columns < conv.out_channels:
-        patches = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
-        return F.linear(patches, conv.weight.flatten(1), conv.bias).unflatten(1, (rows, columns))
-    return conv(x).permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[1:3])
+        x = x.permute(0, 3, 1, 2)
+        eager_on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if eager_on_cpu and len(x) * rows * columns < self.out_channels:
+            patches = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
+            y = F.linear(patches, self.weight.flatten(1), self.bias)
+            return y.unflatten(1, (rows, columns))
+        return super().forward(x).permute(0, 2, 3, 1)
 
 
 class ConvDownsample(nn.Module):
@@ -47,12 +50,12 @@ class ConvDownsample(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         padding = (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride=2, padding=padding, **dd)
+        self.conv = MapConv2d(dim, out_dim, kernel_size, stride=2, padding=padding, **dd)
         self.act = act_layer()
         self.norm = norm_layer(out_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.act(convolve_map(self.conv, x)))
+        return self.norm(self.act(self.conv(x)))
 
 
 class InvertedDownsample(nn.Module):

@@ -10,6 +10,7 @@ from timm.models import efficientvim, register_notrace_function
 from torch import Tensor
 
 from visionssm.ops import hsm_ssd
+from visionssm.ops.hsm_ssd.checks import MAX_STATE_SIZE
 
 register_notrace_function(hsm_ssd)
 
@@ -18,8 +19,14 @@ class HSMSSD(efficientvim.HSMSSD):
     """timm's mixer with other arithmetic: the same arguments, parameters and result.
 
     Softmax and weighted sum are one pass over the tokens, and the projections are matrix products
-    of channels-last rows, where timm's are convolutions of one dimension.
+    of channels-last rows, where timm's are convolutions of one dimension, whose modules are not
+    called.
     """
+
+    @staticmethod
+    def supports(mixer: efficientvim.HSMSSD) -> bool:
+        """Whether the operator has kernels for a mixer of this size."""
+        return mixer.state_dim <= MAX_STATE_SIZE
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A map (b, d, h, w) to the mixed map (b, d, h, w) and the hidden state (b, d, n)."""

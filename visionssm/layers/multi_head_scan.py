@@ -15,6 +15,7 @@ from visionssm.scans import Scan, get_scan, scan_routes
 from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
 from .scan_init import init_decay_rates_, init_step_sizes_
+from .sizes import check_state_size, step_size_rank
 
 EPSILON = 1e-5  # of the mean spread, as in the released code
 
@@ -64,15 +65,15 @@ class MultiHeadScan(nn.Module):
 
     Args:
         dim: channels of input and output; heads of floor(dim / heads) channels each.
-        d_state: state size n.
+        d_state: state size n, 1 to 64.
         dt_rank: rank of the step-size projection; "auto" is ceil(channels of a head / 16).
         threshold: of the attention.
         project: end with norm and projection; without, the output has heads x slice channels.
         scan: strategy whose `num_slices` are the heads (see `visionssm.scans`).
 
     Raises:
-        ValueError: dim has no channel for every head, or the scan has routes that leave tokens out
-            or fewer than two routes a head.
+        ValueError: d_state or dt_rank is out of its range, dim has no channel for every head, or
+            the scan has routes that leave tokens out or fewer than two routes a head.
 
     Source: MHS-VM, arXiv 2406.05992, section 3.
     """
@@ -102,8 +103,8 @@ class MultiHeadScan(nn.Module):
         d = dim // heads
         self.heads = heads
         self.out_features = dim if project else heads * d
-        self.d_state = d_state
-        self.dt_rank = math.ceil(d / 16) if dt_rank == "auto" else int(dt_rank)
+        self.d_state = check_state_size(d_state)
+        self.dt_rank = step_size_rank(dt_rank, d)
         self.threshold = threshold
 
         self.in_proj = nn.Linear(dim, heads * d, bias=False, **dd)

@@ -7,17 +7,21 @@ from torch import Tensor, nn
 
 
 class RmsNormFp32(nn.RMSNorm):
-    """Root-mean-square normalisation in float32: any dtype to the dtype of the weight."""
+    """Root-mean-square normalisation in float32: any dtype to the dtype of the weight, if any."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
-        return x.to(self.weight.dtype)
+        y = F.rms_norm(x.float(), self.normalized_shape, _float(self.weight), self.eps)
+        return y.to(x.dtype if self.weight is None else self.weight.dtype)
 
 
 class LayerNormFp32(nn.LayerNorm):
-    """Layer normalisation in float32: any dtype to the dtype of the weight."""
+    """Layer normalisation in float32: any dtype to the dtype of the weight, if any."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
-        x = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
-        return x.to(self.weight.dtype)
+        weight, bias = _float(self.weight), _float(self.bias)
+        y = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return y.to(x.dtype if self.weight is None else self.weight.dtype)
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()

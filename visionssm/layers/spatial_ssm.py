@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visionssm.ops import selective_scan, state_fusion
 
 from .depthwise import DepthwiseConv2d
+from .precision import at_least_float32
 from .scan_init import init_step_sizes_
 from .typing import Layer
 
@@ -135,10 +136,10 @@ class SpatialSSM(nn.Module):
         states: Any = selective_scan(
             x.unsqueeze(1),
             F.linear(dt, self.dt_projs_weight).unsqueeze(1),
-            -torch.exp(self.A_logs.float()).unsqueeze(0),
+            -torch.exp(at_least_float32(self.A_logs)).unsqueeze(0),
             B,
             B.new_ones(()).expand(B.shape),  # the state itself is the output
-            delta_bias=self.dt_projs_bias.float().unsqueeze(0),
+            delta_bias=at_least_float32(self.dt_projs_bias).unsqueeze(0),
             reduce="sum",
         )
         return states, C

@@ -18,6 +18,7 @@ from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
 from .projections import project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
+from .sizes import check_state_size, step_size_rank
 from .typing import Layer
 
 # What looks at sizes and devices is a single call to a symbolic trace.
@@ -59,7 +60,7 @@ class SS2D(nn.Module):
 
     Args:
         dim: channels of input and output.
-        d_state: state size n.
+        d_state: state size n, 1 to 64.
         ssm_ratio: inner channels over dim.
         dt_rank: rank of the step-size projection; "auto" is ceil(dim / slices / 16).
         kernel_size: of the depthwise convolution, odd; 1 leaves it out.
@@ -115,8 +116,8 @@ class SS2D(nn.Module):
             )
         d = d_inner // slices
         self.routes = Routes(self.scan)
-        self.d_state = d_state
-        self.dt_rank = math.ceil(dim / slices / 16) if dt_rank == "auto" else int(dt_rank)
+        self.d_state = check_state_size(d_state)
+        self.dt_rank = step_size_rank(dt_rank, math.ceil(dim / slices))
         self.gate = gate
 
         self.in_proj = nn.Linear(dim, d_inner * (2 if gate else 1), bias=False, **dd)

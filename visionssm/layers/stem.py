@@ -7,24 +7,27 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from timm.layers import ConvNormAct
-from timm.models import register_notrace_function
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from .typing import Layer
 
 
-@register_notrace_function  # looks at sizes and at the device
-def convolve_patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution whose stride is its kernel size: (b, c, h, w) -> (b, h', w', dim).
+@register_notrace_module  # looks at sizes and at the device
+class PatchConv2d(nn.Conv2d):
+    """Linear map of patches, overlapping if stride < kernel: (b, c, h, w) -> (b, h', w', dim).
 
-    On a GPU as one matrix product, for convolution kernels are slow where channels are three.
+    h' = floor((h - kernel) / stride) + 1 and so is w'; nothing is padded. On a GPU it is one matrix
+    product where patches do not overlap, for convolution kernels are slow on three channels.
     """
-    if not x.is_cuda:
-        return conv(x).permute(0, 2, 3, 1)
-    p = conv.kernel_size[0]
-    rows, columns = x.shape[2] // p, x.shape[3] // p
-    x = x[:, :, : rows * p, : columns * p].unflatten(3, (columns, p)).unflatten(2, (rows, p))
-    return F.linear(x.permute(0, 2, 4, 1, 3, 5).flatten(3), conv.weight.flatten(1), conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.kernel_size[0]
+        if not x.is_cuda or self.stride[0] != p:
+            return super().forward(x).permute(0, 2, 3, 1)
+        rows, columns = x.shape[2] // p, x.shape[3] // p
+        x = x[:, :, : rows * p, : columns * p].unflatten(3, (columns, p)).unflatten(2, (rows, p))
+        return F.linear(x.permute(0, 2, 4, 1, 3, 5).flatten(3), self.weight.flatten(1), self.bias)
 
 
 class PatchStem(nn.Module):
@@ -35,6 +38,9 @@ class PatchStem(nn.Module):
         dim: output channels.
         patch_size: side of a patch; what does not fill a patch at the right and bottom is ignored.
         norm_layer: normalisation over channels; None leaves it out.
+
+    Attributes:
+        stride: of the map, in pixels.
     """
 
     def __init__(
@@ -48,11 +54,12 @@ class PatchStem(nn.Module):
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        self.stride = patch_size
+        self.conv1 = PatchConv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
         self.norm1 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm1(convolve_patches(self.conv1, x))
+        return self.norm1(self.conv1(x))
 
 
 class ConvStem(nn.Module):
@@ -63,8 +70,11 @@ class ConvStem(nn.Module):
     Args:
         in_chans: image channels c.
         dim: output channels; half as many, rounded down, after the first convolution.
-        patch_size: the stride of both together, even.
+        patch_size: twice the stride s, even.
         norm_layer: normalisation over channels after each convolution; None leaves it out.
+
+    Attributes:
+        stride: of both together, s * s, in pixels: that is patch_size for 4 alone.
 
     Raises:
         ValueError: patch_size is odd.
@@ -85,6 +95,7 @@ class ConvStem(nn.Module):
             raise ValueError(f"patch_size: expected an even number, got {patch_size}")
         dd = {"device": device, "dtype": dtype}
         stride, mid = patch_size // 2, dim // 2
+        self.stride = stride * stride
         self.conv1 = nn.Conv2d(in_chans, mid, stride + 1, stride=stride, padding=1, **dd)
         self.norm1 = norm_layer(mid, **dd) if norm_layer is not None else nn.Identity()
         self.act = act_layer()
@@ -109,6 +120,8 @@ class ResidualConvStem(nn.Module):
         dim: output channels.
         act_layer: activation.
     """
+
+    stride = 4
 
     def __init__(
         self, in_chans: int, dim: int, act_layer: Layer = nn.ReLU, device=None, dtype=None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from timm.models import efficientvim
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from visionssm.layers import HSMSSD
 
 # Each is a subclass of what it stands in for, and differs from it in `forward` alone.
-FASTER: dict[type[nn.Module], type[nn.Module]] = {efficientvim.HSMSSD: HSMSSD}
+FASTER: dict[type[nn.Module], Any] = {efficientvim.HSMSSD: HSMSSD}
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Acceleration:
 def accelerate(model: nn.Module) -> Acceleration:
     """Swap the mixers that we have a faster form of, in place, anywhere in a model.
 
-    Known are timm's HSM-SSD mixers (EfficientViM). The modules stay the same objects with the same
-    parameters, hooks and state-dict keys; only their arithmetic is ours. Outputs and gradients
-    agree within float32 rounding: in float32 within 1e-5 of the largest value of an output.
+    Known are timm's HSM-SSD mixers (EfficientViM) of up to 256 states. They stay the same objects
+    with the same parameters, hooks and state-dict keys; only their arithmetic is ours, which does
+    not call the projections inside them, nor hooks on those. Outputs and gradients agree within
+    float32 rounding: in float32 within 1e-5 of the largest value of an output.
 
     Args:
         model: any module, on any device; a mixer is recognised by its exact class, so that a
@@ -50,7 +52,7 @@ def accelerate(model: nn.Module) -> Acceleration:
     swapped = {}
     for name, module in model.named_modules():
         faster = FASTER.get(type(module))
-        if faster is not None:
+        if faster is not None and faster.supports(module):
             module.__class__ = faster
             swapped[name] = faster
     if not swapped:

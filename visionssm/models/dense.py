@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from timm.layers import get_device_dtype
 from torch import Tensor, nn
 
 from visionssm.layers.typing import Layer
@@ -39,7 +40,8 @@ class DenseBackbone(nn.Module):
         self.model = model
         self.out_indices = sorted(set(out_indices))
         for i in self.out_indices:
-            self.add_module(f"outnorm{i}", norm_layer(channels[i]))
+            norm = norm_layer(channels[i], **get_device_dtype(model))
+            self.add_module(f"outnorm{i}", norm)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(
@@ -67,4 +69,4 @@ def official_backbone(
     """
     model.norm = nn.Identity()
     names = {f"model.{own}": official for own, official in layout.names.items()}
-    return DenseBackbone(model, out_indices), OfficialLayout(names, layout.aliases)
+    return DenseBackbone(model, out_indices), layout._replace(names=names)

@@ -19,12 +19,13 @@ from timm.models import build_model_with_cfg, efficientvim, generate_default_cfg
 from torch import Tensor, nn
 
 from .accelerate import accelerate
-from .official import OfficialLayout, stored_configs_readable
+from .official import OfficialLayout, stored_configs_readable, unwrap
 
 __all__ = ["EfficientViM", "EfficientViMDistilled"]
 
 HEADS = ("heads.0", "heads.1", "heads.2", "heads.3")
 STRIDE = 16  # of the stem
+ENTRIES = ("model_ema", "model", "state_dict")  # of a checkpoint; the published files are averages
 
 
 class EfficientViM(efficientvim.EfficientViM):
@@ -84,7 +85,7 @@ class EfficientViMDistilled(EfficientViM, efficientvim.EfficientViMDistilled):
 
 def official_layout(model: nn.Module) -> OfficialLayout:
     """Official names of the parameters: they are timm's."""
-    return OfficialLayout({key: key for key in model.state_dict()})
+    return OfficialLayout({key: key for key in model.state_dict()}, entries=ENTRIES)
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -94,11 +95,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     taken. Axes of size one, which the official normalisations have, are dropped. Unlike timm's, it
     leaves distillation heads in, so that they are refused by a model without.
     """
-    for entry in ("model_ema", "model", "state_dict"):
-        if isinstance(state_dict.get(entry), Mapping):
-            state_dict = state_dict[entry]
-            break
-    weights = dict(state_dict)
+    weights = dict(unwrap(state_dict, ENTRIES))
     for key, parameter in model.state_dict().items():
         value = weights.get(key)
         if isinstance(value, Tensor) and _long_axes(value) == _long_axes(parameter):

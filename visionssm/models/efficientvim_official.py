@@ -11,7 +11,7 @@ from typing import Any
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from .efficientvim import EfficientViM, EfficientViMDistilled, official_layout
+from .efficientvim import ENTRIES, EfficientViM, EfficientViMDistilled, official_layout
 from .official import OfficialLayout, official_arguments, register_official
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
@@ -57,7 +57,7 @@ def build_official(kwargs: dict[str, Any]) -> tuple[nn.Module, OfficialLayout]:
         model.patch_embed.requires_grad_(False)
     _take_official_norms(model)
     names = {f"model.{own}": official for own, official in official_layout(model).names.items()}
-    return backbone, OfficialLayout(names)
+    return backbone, OfficialLayout(names, entries=ENTRIES)
 
 
 def _take_official_norms(model: nn.Module) -> None:

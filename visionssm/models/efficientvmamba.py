@@ -130,7 +130,7 @@ class EfficientVMamba(StagedModel):
         in_chans: image channels.
         num_classes: classes; 0 leaves the classifier out.
         global_pool: pooling before the classifier, after the normalisation of each pixel.
-        patch_size: stride of the stem.
+        patch_size: of the stem, whose stride it is if 4.
         depths: blocks of each stage. The first two stages scan.
         dims: channels of each stage.
         patch_norm: whether the stem normalises.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-CHECKPOINT_ENTRIES = ("model", "model_ema", "state_dict")  # where training code nests the weights
+CHECKPOINT_ENTRIES = ("model", "model_ema", "state_dict")  # official evaluations read the first
 
 
 class OfficialLayout(NamedTuple):
@@ -25,6 +25,7 @@ class OfficialLayout(NamedTuple):
     # our key -> official key, or the keys of tensors that ours joins along their first axis
     names: Mapping[str, str | tuple[str, ...]]
     aliases: tuple[tuple[str, str], ...] = ()  # pattern, replacement: older keys to official ones
+    entries: tuple[str, ...] = CHECKPOINT_ENTRIES  # of a checkpoint; the first one found is taken
 
 
 OfficialBuilder = Callable[[dict[str, Any]], tuple[nn.Module, OfficialLayout]]
@@ -53,8 +54,8 @@ def from_official(
         kwargs: arguments of the official class, under its names; those left out take its defaults.
             Arguments of the official dense backbone (``out_indices``) give a module that returns
             the list of normalised maps (b, c, h, w).
-        state_dict: tensors under the official names, alone or inside a checkpoint's ``model``
-            entry. They are copied.
+        state_dict: tensors under the official names, alone or inside a checkpoint: of its entries
+            ``model`` or, for "efficientvim", ``model_ema``. They are copied.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -72,6 +73,14 @@ def from_official(
     return model.eval()
 
 
+def unwrap(state_dict: Mapping[str, Any], entries: tuple[str, ...]) -> Mapping[str, Any]:
+    """The first of these entries that a checkpoint has, or what is no checkpoint as it is."""
+    for entry in entries:
+        if isinstance(state_dict.get(entry), Mapping):
+            return state_dict[entry]
+    return state_dict
+
+
 def convert_official(
     state_dict: Mapping[str, Any], model: nn.Module, layout: OfficialLayout
 ) -> dict[str, Any]:
@@ -83,10 +92,7 @@ def convert_official(
     Raises:
         ValueError: two tensors claim the same parameter.
     """
-    for entry in CHECKPOINT_ENTRIES:
-        if isinstance(state_dict.get(entry), Mapping):
-            state_dict = state_dict[entry]
-            break
+    state_dict = unwrap(state_dict, layout.entries)
     ours = {official: own for own, official in layout.names.items() if isinstance(official, str)}
     parameters = model.state_dict()
     weights: dict[str, Any] = {}

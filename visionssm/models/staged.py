@@ -69,13 +69,13 @@ class StagedModel(nn.Module):
     Maps are channels-last. A stage downsamples at its start, so that its output is a feature map.
 
     Args:
-        stem: (b, in_chans, h, w) to a map of dims[0] channels.
+        stem: (b, in_chans, h, w) to a map of dims[0] channels, whose `stride` it tells.
         block: class of the blocks, see `Stage`; or of those of each stage.
         downsample: class of the downsampling between stages, see `Stage`.
         in_chans: image channels.
         num_classes: classes; 0 leaves the classifier out.
         global_pool: pooling before the classifier, after the normalisation of each pixel.
-        patch_size: stride of the stem.
+        patch_size: of the stem.
         depths: blocks of each stage.
         dims: channels of each stage.
         norm_layer: the normalisation before pooling.
@@ -116,6 +116,7 @@ class StagedModel(nn.Module):
         self.num_features = dims[-1]
         self.patch_size = patch_size
         self.stem = stem
+        stride: Any = stem.stride
         blocks = block if isinstance(block, Sequence) else [block] * len(dims)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.Sequential()
@@ -124,7 +125,7 @@ class StagedModel(nn.Module):
             in_dim, down = (dims[i - 1], downsample) if i > 0 else (dim, None)
             self.stages.append(Stage(in_dim, dim, blocks[i], down, rates[i], **dd))
             self.feature_info.append(
-                {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"}
+                {"num_chs": dim, "reduction": stride * 2**i, "module": f"stages.{i}"}
             )
         self.norm: nn.Module = norm_layer(self.num_features, **dd)
         self.head = ClassifierHead(

@@ -40,7 +40,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from visionssm.layers import BidirectionalMamba, RmsNormFp32
-from visionssm.layers.stem import convolve_patches
+from visionssm.layers.stem import PatchConv2d
 from visionssm.layers.typing import Layer
 
 from .official import OfficialLayout, choose, convert_official, stored_configs_readable
@@ -100,7 +100,8 @@ class PatchEmbed(nn.Module):
         self.stride = stride
         self.dynamic_img_size = dynamic_img_size
         self.set_img_size(img_size)
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, device=device, dtype=dtype)
+        dd = {"device": device, "dtype": dtype}
+        self.proj = PatchConv2d(in_chans, dim, patch_size, stride=stride, **dd)
 
     def set_img_size(self, img_size: Grid) -> None:
         """Expect images of another size from now on."""
@@ -129,9 +130,7 @@ class PatchEmbed(nn.Module):
                 f"x: expected images of {self.img_size}, got {tuple(x.shape[2:])}; for other sizes "
                 "build the model with img_size or dynamic_img_size, or call set_input_size"
             )
-        if self.stride == self.patch_size:
-            return convolve_patches(self.proj, x)
-        return self.proj(x).permute(0, 2, 3, 1)
+        return self.proj(x)
 
 
 class VimBlock(nn.Module):
@@ -290,7 +289,7 @@ class Vim(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise as the official code does what its layers do not initialise themselves."""
+        """Initialise as the official code does what its layers do not initialise so themselves."""
         lecun_normal_(self.patch_embed.proj.weight)
         nn.init.zeros_(self.get_parameter("patch_embed.proj.bias"))
         trunc_normal_(self.pos_embed, std=0.02)
@@ -298,6 +297,7 @@ class Vim(nn.Module):
             trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, BidirectionalMamba):  # each adds to the variance of the stream
+                nn.init.kaiming_uniform_(module.out_proj.weight, a=math.sqrt(5))
                 module.out_proj.weight.div_(math.sqrt(len(self.blocks)))
 
     @torch.jit.ignore
@@ -483,7 +483,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, An
     """
     weights = convert_official(state_dict, model, official_layout(model))
     new_grid = model.patch_embed.grid_size
-    old_grid = model.pretrained_cfg["pool_size"] or new_grid  # timm's exports name no other one
+    cfg = getattr(model, "pretrained_cfg", {})  # timm's; without it, and in its exports, no other
+    old_grid = cfg.get("pool_size") or new_grid
     num_tokens = math.prod(old_grid) + int(model.cls_token is not None)
     if model.cls_token is None and isinstance(weights.get("cls_token"), Tensor):
         if getattr(weights.get("pos_embed"), "shape", None) == (1, num_tokens + 1, model.embed_dim):

@@ -86,7 +86,7 @@ class VMamba(StagedModel):
         in_chans: image channels.
         num_classes: classes; 0 leaves the classifier out.
         global_pool: pooling before the classifier, after the normalisation of each pixel.
-        patch_size: stride of the stem.
+        patch_size: of the stem, whose stride it is if 4 or "patch".
         depths: blocks of each stage.
         dims: channels of each stage.
         stem: "conv", two overlapping convolutions, or "patch", one of kernel `patch_size`.

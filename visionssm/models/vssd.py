@@ -42,6 +42,8 @@ class MapAttention(Attention):
 class PatchNormStem(nn.Module):
     """Patches of 4 x 4, batch and layer normalised: (b, c, h, w) -> (b, h // 4, w // 4, dim)."""
 
+    stride = 4
+
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
@@ -77,7 +79,7 @@ class VSSD(StagedModel):
         mlp_ratio: hidden channels of the MLP over its dim.
         stem: "conv" (five convolutions) or "patch" (one).
         downsample: "inverted" (wide and depthwise) or "conv" (3 x 3).
-        norm_layer: normalisation over channels.
+        norm_layer: normalisation over channels in the blocks and at the end.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth rate of the last block, rising linearly from 0.
 

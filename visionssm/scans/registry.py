@@ -130,6 +130,8 @@ def get_scan(scan: str | Scan) -> Scan:
     """
     if isinstance(scan, Scan):
         return scan
+    if not isinstance(scan, str):
+        raise ValueError(f"scan: expected a name or a Scan, got {scan!r}")
     if scan not in _scans:
         _scans[scan] = _resolve(scan)
     return _scans[scan]
@@ -150,8 +152,6 @@ def _resolve(text: str) -> Scan:
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:
     """`"name(key=literal, ...)"` to its parts."""
-    if not isinstance(text, str):
-        raise ValueError(f"scan: expected a name or a Scan, got {text!r}")
     try:
         tree = ast.parse(text, mode="eval").body
         if isinstance(tree, ast.Name):
