@@ -148,10 +148,10 @@ def _time(task: Task, device: torch.device, seconds: float, record: Record) -> N
     record.timer = "wall clock" if device.type == "cpu" else "device events"
     if device.type != "cpu":
         record.peak_mib = _peak_memory(call, device) / 2**20
-    begin = _processor_seconds()
+    begin = processor_seconds()
     record.time_ms = time_call(call, device, seconds)
     if device.type == "cpu":
-        record.other_cores = _other_cores(begin, _processor_seconds())
+        record.other_cores = other_cores(begin, processor_seconds())
     if device.type == "cuda":
         record.kernels = profile_kernels(call)
     if task.graph and device.type != "cpu":
@@ -246,7 +246,7 @@ def profile_kernels(call: Callable[[], Any]) -> list[Kernel]:
     return sorted(kernels, key=lambda kernel: -kernel.milliseconds)
 
 
-def _processor_seconds() -> tuple[float, float, float | None]:
+def processor_seconds() -> tuple[float, float, float | None]:
     """Seconds on the clock, of this process's threads and, on Linux, of all processes."""
     everyone, stat = None, Path("/proc/stat")
     if stat.exists():
@@ -255,10 +255,10 @@ def _processor_seconds() -> tuple[float, float, float | None]:
     return time.perf_counter(), time.process_time(), everyone
 
 
-def _other_cores(
+def other_cores(
     begin: tuple[float, float, float | None], end: tuple[float, float, float | None]
 ) -> float | None:
-    """Cores that other processes kept busy between two readings of `_processor_seconds`."""
+    """Cores that other processes kept busy between two readings of `processor_seconds`."""
     if begin[2] is None or end[2] is None:
         return None
     others = (end[2] - begin[2]) - (end[1] - begin[1])

@@ -45,7 +45,7 @@ from .fashion_mnist import (
     autocast,
     take_turns,
 )
-from .measure import time_call, time_graph
+from .measure import QUIET, other_cores, processor_seconds, time_call, time_graph
 from .run import RESULTS
 
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -291,11 +291,13 @@ def measure_speed(case: SpeedCase, device: torch.device, seconds: float) -> dict
 
     row = {"case": case.label, "keep": keep, "goal": case.goal}
     row |= {"flops": flops, "pruned_flops": pruned_flops}
+    begin = processor_seconds()
     row["ms"] = times(model, images)
     prune(model, keep)
     row["pruned_ms"] = times(model, images)
     removals = recorded_removals(model, images)
     row["removing_ms"] = times(lambda: [model.remove(*arguments) for arguments in removals])
+    row["other_cores"] = other_cores(begin, processor_seconds()) if device.type == "cpu" else None
     best, pruned, removing = (min(row[f"{of}ms"].values()) for of in ("", "pruned_", "removing_"))
     row["images_per_s"] = case.batch / (best / 1e3)
     row["pruned_images_per_s"] = case.batch / (pruned / 1e3)
@@ -344,7 +346,7 @@ def speed_markdown(results: dict[str, Any]) -> str:
     columns = [
         "case", "keep", "GFLOPs", "of unpruned",
         *(f"ms, unpruned, {how}" for how in timed), *(f"pruned, {how}" for how in timed),
-        "images/s, unpruned", "pruned", "times as fast", "goal", "removing",
+        "images/s, unpruned", "pruned", "times as fast", "goal", "removing", "other cores",
     ]  # fmt: skip
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
     for row in results["rows"]:
@@ -355,6 +357,7 @@ def speed_markdown(results: dict[str, Any]) -> str:
                 f"{row['pruned_flops'] / row['flops']:.1%}", *(f"{ms:.4g}" for ms in times),
                 f"{row['images_per_s']:.4g}", f"{row['pruned_images_per_s']:.4g}",
                 f"{row['times_as_fast']:.2f}", str(row["goal"]), f"{row['removing_share']:.1%}",
+                "" if row["other_cores"] is None else f"{row['other_cores']:.2g}",
             ]
         )  # fmt: skip
     return "\n\n".join(
@@ -366,7 +369,8 @@ def speed_markdown(results: dict[str, Any]) -> str:
             "random weights, `prune(model, keep)`. Times are medians of a batch; images/s and what "
             "follows are by the faster of the call and, on CUDA, its CUDA graph, in which the host "
             "has no part. Removing: scoring, selecting, gathering and the clock, timed by "
-            "themselves in the same way, over the pruned model's time.",
+            "themselves in the same way, over the pruned model's time. Other cores: at work for "
+            f"other processes meanwhile, on the CPU; with more than {QUIET:g} a row says little.",
         ]
     )
 

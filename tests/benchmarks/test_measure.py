@@ -42,7 +42,7 @@ def test_right_results_are_timed(case):
 
 
 def test_goals_are_compared_in_their_unit(monkeypatch):
-    monkeypatch.setattr(measuring, "_other_cores", lambda begin, end: 0.0)
+    monkeypatch.setattr(measuring, "other_cores", lambda begin, end: 0.0)
     forward, backward = (
         measure(task, CPU, LIMITS, SECONDS, task.goal) for task in tasks(SCAN)[:2]
     )  # fmt: skip
@@ -54,15 +54,15 @@ def test_goals_are_compared_in_their_unit(monkeypatch):
 
 
 def test_goals_are_not_judged_on_a_busy_machine(monkeypatch):
-    monkeypatch.setattr(measuring, "_other_cores", lambda begin, end: 1.0)
+    monkeypatch.setattr(measuring, "other_cores", lambda begin, end: 1.0)
     record = measure(tasks(SCAN)[0], CPU, LIMITS, SECONDS, 1e6)
     assert (record.status, record.met) == ("measured", None)
 
 
 def test_processors_at_work_for_others():
-    assert measuring._other_cores((0.0, 0.0, 10.0), (2.0, 2.0, 13.0)) == 0.5
-    assert measuring._other_cores((0.0, 0.0, 10.0), (2.0, 4.0, 13.0)) == 0.0
-    assert measuring._other_cores((0.0, 0.0, None), (2.0, 2.0, None)) is None
+    assert measuring.other_cores((0.0, 0.0, 10.0), (2.0, 2.0, 13.0)) == 0.5
+    assert measuring.other_cores((0.0, 0.0, 10.0), (2.0, 4.0, 13.0)) == 0.0
+    assert measuring.other_cores((0.0, 0.0, None), (2.0, 2.0, None)) is None
 
 
 def test_work_of_a_scan():

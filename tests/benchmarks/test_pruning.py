@@ -68,18 +68,21 @@ def test_no_streams_are_refused_before_anything_is_timed(tmp_path):
 
 def test_speed_of_a_small_model(tmp_path, monkeypatch):
     case = SpeedCase("Vim-T", "vim_tiny", 64, 1, 1.0)
+    monkeypatch.setattr(pruning, "other_cores", lambda begin, end: 0.25)
     row = measure_speed(case, torch.device("cpu"), seconds=1e-3)
     assert row["pruned_flops"] / row["flops"] <= 0.6
     assert row["pruned_images_per_s"] == pytest.approx(1e3 / row["pruned_ms"]["call"])
     ratio = row["ms"]["call"] / row["pruned_ms"]["call"]
     assert row["times_as_fast"] == pytest.approx(ratio)
     assert 0 < row["removing_share"] < 1
+    assert row["other_cores"] == 0.25
     monkeypatch.setitem(pruning.SPEED_CASES, "cpu", (case,))
     monkeypatch.setattr(pruning, "measure_speed", lambda *_: row)
     assert main(["speed", "--device", "cpu", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "pruning-speed.md").read_text()
     assert "| ms, unpruned, call | pruned, call | images/s, unpruned |" in text
     assert "| Vim-T 64, batch 1 |" in text
+    assert "| 0.25 |" in text
     assert (tmp_path / "pruning-speed.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["speed", "--device", "cpu", "--filter", "T 64", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "pruning-speed-t-64.json").is_file()
