@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from visionssm.cli import predict
 from visionssm.pruning import load_exported
 from visionssm.training import ImageClassifier, ImageFiles, read_checkpoint, train
+from visionssm.training.hooks.metrics_log import read_metrics
 
 from .conftest import CLASSES
 
@@ -147,6 +148,15 @@ def test_predict_builds_no_class_that_a_folder_names(finished_run):
     path.write_text(json.dumps({"test_dataset": {"type": "subprocess.Popen", "args": "ls"}}))
     with pytest.raises(ValueError, match=r"type 'subprocess\.Popen', expected \['Handwritten"):
         call_predict(str(finished_run))
+
+
+def test_learning_rate_in_the_log_is_that_of_the_last_layers(tiny_config):
+    tiny_config.train_cfg.max_epochs = 1
+    tiny_config.param_scheduler = []
+    tiny_config.optim_wrapper.paramwise_cfg = {"layer_decay": 0.5}
+    train(tiny_config)
+    (line,) = read_metrics(tiny_config.work_dir)
+    assert line["lr"] == tiny_config.optim_wrapper.optimizer.lr
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,6 +4,7 @@ On CUDA that takes `randomness=dict(deterministic=True)`, which the tiny config 
 """
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -107,6 +108,20 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs(tiny_config, tmp
     ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_a_summary_counts_the_seconds_of_all_parts_of_a_run(tiny_config):
+    run(tiny_config, record={"stop": 8})
+    last = Path(tiny_config.work_dir, "last.pth")
+    checkpoint = read_checkpoint(last)
+    info = checkpoint["message_hub"]["runtime_info"]
+    assert 0 < info["train_seconds"] < 600
+    info["train_seconds"] += 1000
+    torch.save(checkpoint, last)
+    tiny_config.pop("custom_hooks")
+    train(tiny_config, resume=True)
+    summary = json.loads(Path(tiny_config.work_dir, "summary.json").read_text())
+    assert summary["seconds"] >= summary["train_seconds"] > info["train_seconds"]
 
 
 def test_resume_without_a_checkpoint_begins(tiny_config):

@@ -13,6 +13,7 @@ from ..loop import check_enterable, has_epochs
 ATOMIC = {"backend": "atomic"}
 RESUMED = (
     "max_iters", "best_score", "best_epoch", "best_step", "last_ckpt", "loss_sum", "summed_from",
+    "train_seconds",
 )  # fmt: skip
 
 

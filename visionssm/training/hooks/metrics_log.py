@@ -25,8 +25,9 @@ def read_metrics(work_dir: str | Path) -> list[dict]:
 class MetricsLogHook(Hook):
     """Writes `metrics.jsonl` after every epoch and `curves.png` when training ends.
 
-    Runs without epochs get a line a validation. `loss` is the mean since the line before. A resumed
-    run continues the file: lines of what it repeats are replaced.
+    Runs without epochs get a line a validation. `loss` is the mean since the line before, `lr` the
+    largest of the parameter groups: under layer decay that of the last layers. A resumed run
+    continues the file: lines of what it repeats are replaced.
     """
 
     priority = "LOW"
@@ -63,7 +64,7 @@ class MetricsLogHook(Hook):
         steps = runner.iter - runner.message_hub.get_info("summed_from")
         line |= {
             "step": runner.iter,
-            "lr": runner.optim_wrapper.get_lr()["lr"][0],
+            "lr": max(runner.optim_wrapper.get_lr()["lr"]),
             "loss": runner.message_hub.get_info("loss_sum") / steps,
         }
         self.lines.append(line)

@@ -26,9 +26,10 @@ class SummaryHook(Hook):
     """Writes `summary.json` when training ends and adds to it what a test measures.
 
     Keys: model, parameters, device, processes, versions, epochs (if the run counts them), steps,
-    best_epoch, best_step, best_validation_score, train_seconds; after a test also test (all
-    metrics), test_accuracy (of a classifier, a fraction), test_dataset (its config) and seconds, of
-    training and testing together.
+    best_epoch, best_step, best_validation_score, train_seconds (of all parts of a resumed run,
+    each until its last checkpoint); after a test also test (all metrics), test_accuracy (of a
+    classifier, a fraction), test_dataset (its config) and seconds, of training and testing
+    together.
     """
 
     priority = "LOWEST"
@@ -36,8 +37,23 @@ class SummaryHook(Hook):
     def before_run(self, runner) -> None:
         self.started = time.monotonic()
 
+    def before_train(self, runner) -> None:
+        self.seconds_before = runner.message_hub.get_info("train_seconds", 0.0)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._note_seconds(runner)
+
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        if hasattr(self, "seconds_before"):  # else outside training
+            self._note_seconds(runner)
+
+    def _note_seconds(self, runner) -> None:
+        seconds = self.seconds_before + time.monotonic() - self.started
+        runner.message_hub.update_info("train_seconds", seconds)
+
     @master_only
     def after_train(self, runner) -> None:
+        self._note_seconds(runner)
         summary = {
             "model": _model_name(runner.cfg.model),
             "parameters": sum(p.numel() for p in runner.model.parameters()),
@@ -47,7 +63,7 @@ class SummaryHook(Hook):
             "steps": runner.iter,
             "best_step": runner.message_hub.get_info("best_step"),
             "best_validation_score": runner.message_hub.get_info("best_score"),
-            "train_seconds": round(time.monotonic() - self.started, 1),
+            "train_seconds": round(runner.message_hub.get_info("train_seconds"), 1),
         }
         if has_epochs(runner):
             summary["epochs"] = runner.epoch
