@@ -105,6 +105,17 @@ def test_impossible_memory_budgets_are_refused(options):
         make(**options)
 
 
+@pytest.mark.parametrize("compile", [None, 0, 1, "inductor"])
+def test_compile_is_a_bool_or_a_dict(compile):
+    with pytest.raises(ValueError, match=rf"compile={compile!r}: expected True, False or a dict"):
+        make(compile=compile)
+
+
+@pytest.mark.parametrize(("compile", "compiled"), [(False, False), (True, True), ({}, True)])
+def test_a_network_is_compiled_when_asked(compile, compiled):
+    assert (make(compile=compile).network._compiled_call_impl is not None) == compiled
+
+
 def test_drop_path_acts_in_training_only():
     model = make(network={"drop_path_rate": 0.9})
     inputs = torch.randn(2, 3, 32, 32)

@@ -81,6 +81,17 @@ def test_class_map_sets_the_labels(image_root):
     }
 
 
+def test_classes_that_share_a_label_are_one(image_root):
+    dataset = files(image_root, class_map={"cat": 0, "dog": 0, "owl": 1})
+    assert dataset.metainfo["classes"] == ("cat/dog", "owl")
+    assert {item["targets"] for item in dataset} == {0, 1}
+
+
+def test_labels_with_a_gap_are_refused(image_root):
+    with pytest.raises(ValueError, match=r"class_map: expected labels .* got \[0, 2\]"):
+        files(image_root, class_map={"cat": 0, "dog": 0, "owl": 2})
+
+
 def test_missing_root_is_refused_at_the_door():
     with pytest.raises(ValueError, match=r"root='/nowhere'.*existing image folder"):
         files("/nowhere")

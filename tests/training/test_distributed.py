@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import RUNNERS
 
 from visionssm.training import read_checkpoint, train
 
@@ -24,6 +25,24 @@ def launch_two(config, work_dir: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture
+def process_group(monkeypatch):
+    """One process under gloo, as torchrun starts several where CUDA is missing."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_the_config_says_whether_parameters_may_be_unused(tiny_config, process_group, unused):
+    tiny_config.launcher = "pytorch"
+    tiny_config.find_unused_parameters = unused
+    assert RUNNERS.build(tiny_config).model.find_unused_parameters == unused
 
 
 def test_two_processes_equal_one(tiny_config, tmp_path):

@@ -67,6 +67,14 @@ class SSMBackbone(DenseBackbone, BaseModule):
             raise ValueError(
                 "pretrained: expected init_cfg=dict(type='Pretrained', checkpoint=...) instead"
             )
+        if "features_only" in arch_options:
+            raise ValueError("features_only: a backbone gives maps anyway; out_indices says which")
+        if not isinstance(out_indices, Sequence | None):
+            raise ValueError(f"out_indices: expected None or a list of stages, got {out_indices!r}")
+        if not isinstance(pruning, Mapping | None):
+            raise ValueError(
+                f"pruning: expected None or a dict of arguments of visionssm.prune, got {pruning!r}"
+            )
         published: Any = timm.get_pretrained_cfg(arch)
         if published.fixed_input_size:
             arch_options.setdefault("dynamic_img_size", True)

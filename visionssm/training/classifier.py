@@ -29,7 +29,8 @@ class ImageClassifier(BaseModel):
         data_preprocessor: config; the default moves batches to the device.
 
     Raises:
-        ValueError: the budget is out of range, or below 1 without `compile`.
+        ValueError: `compile` is neither bool nor dict; or the budget is out of range, or below 1
+            without `compile`.
     """
 
     network: Any
@@ -44,6 +45,8 @@ class ImageClassifier(BaseModel):
         pruning: dict | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
+        if not isinstance(compile, bool | dict):
+            raise ValueError(f"compile={compile!r}: expected True, False or a dict of arguments")
         compiled = compile is not False
         if not 0 < activation_memory_budget <= 1 or (activation_memory_budget < 1 and not compiled):
             raise ValueError(

@@ -74,11 +74,13 @@ class ImageFiles(ClassificationDataset):
         root: the folder or tar file; a sub-folder named after `split` is used if there is one.
         split: `train`, `val`, ...
         transform: arguments of `timm.data.create_transform`.
-        class_map: dict from class name to label; None numbers the sorted names.
+        class_map: dict from class name to label; None numbers the sorted names. Classes that share
+            a label are one, under both names: `cat/dog`.
         max_corrupt: how many unreadable images to tolerate.
 
     Raises:
-        ValueError: `root` does not exist, or too many images are unreadable.
+        ValueError: `root` does not exist, the labels are not 0, 1, 2 and so on, or too many images
+            are unreadable.
     """
 
     def __init__(
@@ -94,7 +96,12 @@ class ImageFiles(ClassificationDataset):
         self.files: Any = create_dataset("", root, split=split, class_map=class_map or {})
         reader = self.files.reader
         labels = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
-        classes = sorted(labels, key=labels.get)
+        names: dict[int, list[str]] = {}
+        for name, label in labels.items():
+            names.setdefault(label, []).append(name)
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"class_map: expected labels 0, 1, 2 and so on, got {sorted(names)}")
+        classes = ["/".join(names[label]) for label in sorted(names)]
         super().__init__(len(self.files), classes, transform, max_corrupt)
 
     def load(self, index: int) -> tuple[Image.Image, int]:

@@ -84,7 +84,11 @@ class StrictRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap in DistributedDataParallel without device ids on the CPU, which takes none."""
         if self.distributed and not torch.cuda.is_available():
-            cpu = {"type": "MMDistributedDataParallel", "broadcast_buffers": False}
+            cpu = {
+                "type": "MMDistributedDataParallel",
+                "broadcast_buffers": False,
+                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+            }
             model_wrapper_cfg = {**cpu, **(model_wrapper_cfg or {}), "device_ids": None}
         return super().wrap_model(model_wrapper_cfg, model)
 
