@@ -45,7 +45,8 @@ def test_a_config_that_is_not_there(refusal):
 
 def test_a_checkpoint_that_is_not_there(refusal, tmp_path):
     shown = refusal("test.py", DEMO, "no.pth", "--work-dir", str(tmp_path))
-    assert "test.py: error: checkpoint 'no.pth': no such file" in shown
+    assert "test.py: error: checkpoint" in shown
+    assert "'no.pth'" in shown
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ def pruning_entry(model: Any) -> dict[str, Any]:
 def save_exported(
     model: Any,
     folder: str | os.PathLike[str],
-    model_config: Mapping[str, Any] | None = None,
-    data_config: Mapping[str, Any] | None = None,
+    model_config: dict[str, Any] | None = None,
+    data_config: dict[str, Any] | None = None,
 ) -> None:
     """Write `model.safetensors` and `config.json`; each appears whole or not at all.
 
