@@ -148,6 +148,13 @@ def test_every_key_that_does_not_fit_is_named():
         assert line in str(error.value)
 
 
+def test_keys_that_are_no_names_are_refused():
+    kwargs, weights = official_weights()
+    for damaged in ({**weights, 3: torch.zeros(1)}, {"model": {**weights, 3: torch.zeros(1)}}):
+        with pytest.raises(ValueError, match="expected names of tensors, got the key 3"):
+            visionssm.from_official("vmamba", kwargs, damaged)
+
+
 def test_two_names_for_one_parameter_are_refused():
     kwargs, weights = official_weights()
     weights["head.bias"] = weights["classifier.head.bias"]

@@ -74,10 +74,16 @@ def from_official(
 
 
 def unwrap(state_dict: Mapping[str, Any], entries: tuple[str, ...]) -> Mapping[str, Any]:
-    """The first of these entries that a checkpoint has, or what is no checkpoint as it is."""
-    for entry in entries:
-        if isinstance(state_dict.get(entry), Mapping):
-            return state_dict[entry]
+    """The first of these entries that a checkpoint has, or what is no checkpoint as it is.
+
+    Raises:
+        ValueError: a key is no name.
+    """
+    found = (state_dict[entry] for entry in entries if isinstance(state_dict.get(entry), Mapping))
+    state_dict = next(found, state_dict)
+    for key in state_dict:
+        if not isinstance(key, str):
+            raise ValueError(f"state_dict: expected names of tensors, got the key {key!r}")
     return state_dict
 
 
@@ -90,7 +96,7 @@ def convert_official(
     joined parameter stay apart, under their official names, unless all are there and fit.
 
     Raises:
-        ValueError: two tensors claim the same parameter.
+        ValueError: a key is no name, or two tensors claim the same parameter.
     """
     state_dict = unwrap(state_dict, layout.entries)
     ours = {official: own for own, official in layout.names.items() if isinstance(official, str)}
