@@ -106,6 +106,15 @@ def test_unknown_monitor_is_refused_and_costs_no_epoch(tiny_config):
     assert len(losses) == 12
 
 
+def test_validation_alone_leaves_the_weights_of_training(tiny_config):
+    train(tiny_config)
+    best = Path(tiny_config.work_dir, "best.pth")
+    before = best.read_bytes()
+    tiny_config.load_from = str(best)
+    assert "top1" in RUNNERS.build(tiny_config).val()
+    assert best.read_bytes() == before
+
+
 @METRICS.register_module()
 class NotANumberAtFirst(TopKAccuracy):
     """Top-1 is NaN in the first validation."""

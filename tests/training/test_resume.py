@@ -144,6 +144,13 @@ def test_a_config_may_say_that_a_run_resumes(tiny_config, tmp_path, moved):
     assert [line["step"] for line in read_metrics(tiny_config.work_dir)] == [12, 18]
 
 
+def test_weights_alone_are_no_run_to_resume(tiny_config):
+    run(tiny_config, record={"stop": 8})
+    tiny_config.load_from = f"{tiny_config.work_dir}/best.pth"
+    with pytest.raises(ValueError, match=r"cannot resume .*best\.pth: it holds weights alone"):
+        run(tiny_config, resume=True)
+
+
 def test_run_resumes_after_its_folder_was_moved(tiny_config, tmp_path):
     _, losses = run(tiny_config, record={"stop": 8})
     moved = Path(shutil.copytree(tiny_config.work_dir, tmp_path / "moved"))

@@ -89,6 +89,7 @@ def train(cfg: Config, resume: bool = False) -> None:
     runner.train()
     barrier()  # the main process writes the best weights
     best = best_weights(runner)
+    del runner  # makes room for the model that is tested
     if cfg.get("test_dataloader") is not None and best is not None:
         test(cfg, str(best))
 

@@ -95,6 +95,11 @@ class StrictRunner(Runner):
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Load weights strictly: `RuntimeError` names every missing or unexpected key."""
         checkpoint = read_checkpoint(filename)
+        if self._resume and "optimizer" not in checkpoint:
+            raise ValueError(
+                f"cannot resume {filename}: it holds weights alone; take last.pth, or begin "
+                "a new run with them: load_from and resume=False"
+            )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         model.load_state_dict(checkpoint["state_dict"], strict=True)

@@ -70,7 +70,7 @@ class SeededSampler(Sampler):
 
     def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None) -> None:
         if hasattr(dataset, "get_data_info"):
-            handed_on = dataset.get_data_info(SeededIndex(len(dataset) - 1, 0)).get("sample_idx")
+            handed_on = dataset.get_data_info(SeededIndex(0, seed=0)).get("sample_idx")
             if not isinstance(handed_on, SeededIndex):
                 raise ValueError(
                     f"dataset: {type(dataset).__name__} hands on plain indices, without the seeds "

@@ -53,6 +53,8 @@ class LastAndBestHook(Hook):
         self.interval_iters = interval_iters
 
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        if not hasattr(self, "saved_iter"):  # outside training
+            return
         self.due = True
         if self.monitor not in metrics:
             self._save_if_due(runner)  # what was trained can be resumed with a better monitor
