@@ -233,8 +233,8 @@ def read_checkpoint(path: Path, argument: str) -> Mapping[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         raise ValueError(
             f"{argument}: {str(path)!r} is damaged, or holds Python objects beside tensors; "
-            "reading those would run code of the file. If you trust it, save the tensors alone: "
-            f"torch.save(torch.load(path, weights_only=False)['model'], new_path). {error}"
+            "reading those would run code of the file. If you trust it, save the tensors alone, "
+            f"such as torch.save(torch.load(path, weights_only=False)['model'], new_path). {error}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{argument}: expected a state dict, got a {type(content).__name__}")
