@@ -28,6 +28,7 @@ class ModelProblem:
     def __init__(self, case: ModelCase, device: torch.device):
         self.case = case
         self.device = device
+        self.compact = False  # whether what is compiled keeps to the budget
 
     @cached_property
     def model(self) -> nn.Module:
@@ -122,9 +123,12 @@ class ModelProblem:
 
     def prepare_training(self, mode: str) -> Callable[[], None]:
         self.model.train()
-        if mode == COMPACT:  # what was compiled for another budget would be taken for this one
-            torch.compiler.reset()
-            with functorch_config.patch(activation_memory_budget=MEMORY_BUDGET):
+        if self.compact != (mode == COMPACT):
+            self.compact = mode == COMPACT
+            torch.compiler.reset()  # what is compiled for the other budget would be taken for this
+            with functorch_config.patch(
+                activation_memory_budget=MEMORY_BUDGET if self.compact else 1.0
+            ):
                 self.training_step(mode)
         self.model.zero_grad()
         return partial(self.training_step, mode)

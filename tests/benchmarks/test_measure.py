@@ -112,8 +112,12 @@ def test_a_memory_budget_keeps_fewer_activations_for_the_same_gradients():
     weights = {weight.data_ptr() for weight in problem.model.parameters()}
     kept, gradients = {}, {}
     for mode in (COMPILE, COMPACT):
+        problem.prepare_training(mode)
+        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         step = problem.prepare_training(mode)
-        step()  # compiled by now
+        step()
+        if mode == COMPACT:  # was compiled by the first preparation
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled > 0
 
         def keep(tensor, mode=mode):
             if tensor.data_ptr() not in weights:
