@@ -68,9 +68,9 @@ def least_area(scenes: int) -> int:
 
 
 def test_no_digit_is_nearly_hidden(monkeypatch):
-    assert least_area(30) > 200
+    assert least_area(8) > 200
     monkeypatch.setattr(demo_data, "MIN_VISIBLE", 0.0)
-    assert least_area(30) < 50
+    assert least_area(8) < 50
 
 
 def test_splits_share_no_scan():

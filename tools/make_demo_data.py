@@ -28,12 +28,12 @@ from PIL import Image
 
 from visionssm.training.digits import load_split
 
-HEIGHT, WIDTH = 160, 192
-SCENES = {"train": 10000, "val": 200, "test": 500}
-DIGITS = 2, 6  # in a scene, at least and at most
+HEIGHT, WIDTH = 320, 384
+SCENES = {"train": 2500, "val": 100, "test": 200}
+DIGITS = 8, 24  # in a scene, at least and at most
 SIDE = 40.0, 88.0  # of a digit, in pixels
 MIN_VISIBLE = 0.7  # of each digit's own pixels: nothing is nearly hidden
-TRIES = 12
+TRIES = 48
 CONTRAST = 130.0  # distance of a digit's colour from what it covers, of 0 to 255 in each channel
 
 
@@ -175,7 +175,7 @@ def write_split(split: str, count: int, folder: Path) -> None:
     for kind in ("images", "labels"):
         (folder / kind / split).mkdir(parents=True)
     with multiprocessing.Pool() as pool:
-        scenes = pool.map(partial(write_scene, split, folder), range(count), chunksize=16)
+        scenes = pool.map(partial(write_scene, split, folder), range(count), chunksize=4)
     objects = [{"image_id": i, **found} for i, scene in enumerate(scenes) for found in scene]
     content = {
         "images": [

@@ -13,7 +13,7 @@ env_cfg = dict(cudnn_benchmark=False)  # the number of regions changes with ever
 
 channels = 128
 norm_cfg = dict(type="GN", num_groups=16, requires_grad=True)
-regions = dict(nms_pre=500, max_per_img=200)
+regions = dict(nms_pre=1000, max_per_img=400)
 model = dict(
     backbone=dict(arch="vmamba_pico", drop_path_rate=0.05),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
@@ -26,7 +26,10 @@ model = dict(
         # Finer than the usual 7 x 7: boxes are as large as half the image, and should fit tightly.
         bbox_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=10)),
         bbox_head=dict(
+            type="Shared4Conv1FCBBoxHead",
             in_channels=channels,
+            conv_out_channels=channels,
+            norm_cfg=norm_cfg,
             fc_out_channels=512,
             roi_feat_size=10,
             num_classes=10,
@@ -39,7 +42,7 @@ model = dict(
     ),
     train_cfg=dict(
         rpn_proposal=regions,
-        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5), mask_size=40),
+        rcnn=dict(sampler=dict(num=256, pos_fraction=0.5), mask_size=40),
     ),
     test_cfg=dict(rpn=regions),
 )
@@ -51,11 +54,11 @@ data = dict(
     metainfo=dict(classes=tuple("0123456789")),
 )
 image = dict(type="LoadImageFromFile")
-resize = dict(type="Resize", scale=(192, 160), keep_ratio=True)  # as they are
+resize = dict(type="Resize", scale=(384, 320), keep_ratio=True)  # as they are
 annotations = dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
 pack = dict(type="PackDetInputs")
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=4,
     num_workers=8,
     persistent_workers=True,
     drop_last=True,
@@ -68,7 +71,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=16,
+    batch_size=4,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
@@ -81,7 +84,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=16,
+    batch_size=4,
     num_workers=4,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
@@ -104,7 +107,7 @@ test_evaluator = dict(
     metric=["bbox", "segm"],
 )
 
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=3, val_interval=1)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=4, val_interval=2)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",

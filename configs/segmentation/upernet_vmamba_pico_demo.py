@@ -11,11 +11,11 @@ default_scope = "mmseg"
 
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
-    data_preprocessor=dict(size=(160, 192)),
-    backbone=dict(arch="vmamba_pico", drop_path_rate=0.05),
+    data_preprocessor=dict(size=(320, 384)),
+    backbone=dict(arch="vmamba_pico", drop_path_rate=0.05, patch_size=2, stem="patch"),
     decode_head=dict(
         in_channels=[32, 64, 128, 256],
-        pool_scales=(2, 3),  # the last map is one of 5 x 6
+        pool_scales=(4, 6),  # the last map is one of 20 x 24
         channels=128,
         num_classes=11,
         norm_cfg=norm_cfg,
@@ -38,11 +38,11 @@ data = dict(
     metainfo=dict(classes=("background", *"0123456789")),
 )
 image = dict(type="LoadImageFromFile")
-resize = dict(type="Resize", scale=(192, 160), keep_ratio=True)  # as they are
+resize = dict(type="Resize", scale=(384, 320), keep_ratio=True)  # as they are
 annotations = dict(type="LoadAnnotations")
 pack = dict(type="PackSegInputs")
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=8,
     num_workers=8,
     persistent_workers=True,
     drop_last=True,
@@ -54,7 +54,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=32,
+    batch_size=8,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
@@ -65,7 +65,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=32,
+    batch_size=8,
     num_workers=4,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
@@ -77,7 +77,7 @@ test_dataloader = dict(
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=12, val_interval=3)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=14, val_interval=7)
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="BackboneLayerDecay",

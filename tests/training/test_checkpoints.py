@@ -116,18 +116,21 @@ def test_validation_alone_leaves_the_weights_of_training(tiny_config):
 
 
 @METRICS.register_module()
-class NotANumberAtFirst(TopKAccuracy):
-    """Top-1 is NaN in the first validation."""
+class NoScoreAtFirst(TopKAccuracy):
+    """The first validation reports something else than a score."""
 
-    epochs = 0
+    def __init__(self, first: dict[str, float]) -> None:
+        super().__init__()
+        self.first, self.epochs = first, 0
 
     def compute_metrics(self, results):
         self.epochs += 1
-        return {"top1": math.nan if self.epochs == 1 else 1.0 / self.epochs}
+        return self.first if self.epochs == 1 else {"top1": 1.0 / self.epochs}
 
 
-def test_nan_is_never_the_best_score(tiny_config):
-    tiny_config.val_evaluator = {"type": "NotANumberAtFirst"}
+@pytest.mark.parametrize("first", [{"top1": math.nan}, {}], ids=["nan", "nothing"])
+def test_only_a_number_is_the_best_score(tiny_config, first):
+    tiny_config.val_evaluator = {"type": "NoScoreAtFirst", "first": first}
     runner, _ = run(tiny_config)
     info = runner.message_hub.runtime_info
     assert (info["best_epoch"], info["best_score"]) == (2, 0.5)

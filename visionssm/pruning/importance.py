@@ -49,11 +49,14 @@ def random_importance(output: BlockOutput) -> Tensor:
     """
     b, _ = output.positions.shape
     image = torch.arange(b, device=output.positions.device)[:, None]
-    key = (output.positions * 65536 + image) * 1024 + output.block
-    for _ in range(3):  # Wang's 64-bit mixing, on 31 bits
-        key = (key + output.seed) * 0x45D9F3B & 0x7FFFFFFF
-        key = (key ^ (key >> 16)) * 0x45D9F3B & 0x7FFFFFFF
-        key = key ^ (key >> 15)
+    key = output.positions
+    # By xor, and not in one sum: that would be an index expression to the compiler, which cannot
+    # multiply those by more than 32 bits on CUDA.
+    for part in (output.seed & 0x7FFFFFFF, output.block, image):
+        key = key ^ part
+        for shift in (16, 15):  # Wang's mixing, on 31 bits
+            key = (key ^ (key >> shift)) * 0x45D9F3B & 0x7FFFFFFF
+        key = key ^ (key >> 16)
     return key.float()
 
 

@@ -22,7 +22,8 @@ GRAD_TOKENS = 128  # of a tile whose products one program sums up
 CHANNELS = 32  # of a block, at most: no usual width wastes any, and one kernel serves them all
 THREAD_CHANNELS = 4  # with more, taps and sums leave registers for too few threads
 WALK_VALUES = 512  # tokens x channels of a tile that walks down the rows: four warps
-MIN_ROWS, PROGRAMS = 4, 1056  # rows are cut into runs of no fewer to have as many programs
+MIN_ROWS = 4  # rows are cut into runs of no fewer to have as many programs ...
+MAP_PROGRAMS, SEQUENCE_PROGRAMS = 2112, 1056  # ... as these: two waves, and one of costlier runs
 MAX_INT32_OFFSET = 2**31 - 1
 
 
@@ -167,7 +168,8 @@ def _walk(
     most = WALK_VALUES // flags["BD"]
     columns = min(most, triton.next_power_of_2(b * w))
     blocks = triton.cdiv(b * w, columns) * triton.cdiv(d, flags["BD"])
-    wanted = triton.cdiv(PROGRAMS * most // columns, blocks * repeats)
+    programs = SEQUENCE_PROGRAMS if w == 1 else MAP_PROGRAMS
+    wanted = triton.cdiv(programs * most // columns, blocks * repeats)
     run = min(h, max(MIN_ROWS, triton.cdiv(h, wanted)))
     warps = columns * flags["BD"] // flags["SHARE"] // 32  # a thread holds one token's share
     return (blocks, triton.cdiv(h, run)), run, {"BC": columns, "num_warps": max(1, warps)}

@@ -15,6 +15,7 @@ STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
 FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
+BACKWARD_STATES_REGISTERS = 200  # of the backward pass with several states, which spills sooner
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
@@ -157,6 +158,11 @@ class _Call:
             return {}
         return {"maxnreg": REGISTERS}
 
+    def backward_registers(self) -> dict[str, int]:
+        """The same for the backward pass."""
+        n = self.sizes[4]
+        return self.registers() if n == 1 else {"maxnreg": BACKWARD_STATES_REGISTERS}
+
     def grid(self, channels: int) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
         b, k, _, d, _ = self.sizes
@@ -250,7 +256,8 @@ class _Call:
             *self._elapsed_strides(), *_strides(self.B), *self._route_strides(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
             k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
-            **self.row_flags(self.u, self.delta, grad_y), **self.flags, **self.registers(),
+            **self.row_flags(self.u, self.delta, grad_y), **self.flags,
+            **self.backward_registers(),
         )  # fmt: skip
 
     def _new_sum_e(self) -> Tensor:

@@ -37,13 +37,13 @@ class LastAndBestHook(Hook):
 
     Args:
         monitor: validation metric that chooses the best; higher is better, and of equals
-            the later, which was trained longer. NaN is never best.
+            the later, which was trained longer. NaN is never best, nor is no report at all.
         interval_iters: also save every so many steps.
 
     Raises:
         ValueError: before training, `interval_iters`, or gradients accumulated from one epoch to
-            the next, where no run could resume within an epoch; after the first validation, a
-            metric that it does not report.
+            the next, where no run could resume within an epoch; after the first validation that
+            reports anything, a metric that it does not report.
     """
 
     priority = "VERY_LOW"
@@ -56,6 +56,9 @@ class LastAndBestHook(Hook):
         if not hasattr(self, "saved_iter"):  # outside training
             return
         self.due = True
+        if not metrics:  # CocoMetric reports nothing where nothing is detected
+            runner.logger.warning("validation reports nothing: these weights are not the best")
+            return
         if self.monitor not in metrics:
             self._save_if_due(runner)  # what was trained can be resumed with a better monitor
             raise ValueError(f"monitor={self.monitor!r}: validation reports {sorted(metrics)}")

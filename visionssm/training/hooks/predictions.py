@@ -29,7 +29,7 @@ class PredictionsHook(Hook):
 
     priority = "LOW"
 
-    def __init__(self, images: int = 8, min_score: float = 0.5) -> None:
+    def __init__(self, images: int = 4, min_score: float = 0.5) -> None:
         self.images = images
         self.min_score = min_score
 
@@ -53,7 +53,7 @@ def draw_predictions(samples: list, classes: tuple[str, ...], min_score: float):
     from matplotlib.figure import Figure
 
     colours = colormaps["hsv"](np.linspace(0, 1, len(classes), endpoint=False))[:, :3]
-    figure: Any = Figure(figsize=(2.6 * len(samples), 5), layout="constrained")
+    figure: Any = Figure(figsize=(5 * len(samples), 9), layout="constrained")
     rows = figure.subplots(2, len(samples), squeeze=False)
     for row, kind in zip(rows, ("gt", "pred"), strict=True):
         for axes, sample in zip(row, samples, strict=True):
