@@ -53,6 +53,7 @@ TIMED_SECONDS = 0.3
 class Budget(Recipe):
     """What every training gets."""
 
+    epochs: int = 4
     depths: tuple[int, ...] = (2, 2)
     dims: tuple[int, ...] = (64, 128)
 
