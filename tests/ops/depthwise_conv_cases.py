@@ -47,6 +47,7 @@ CASES = [
     Case(1, 3, 1, 2, taps=(4, 1), padding=(1, 0)),
     Case(17, 6, 1, 3, repeats=2, taps=(4, 1), padding=(2, 0)),
     Case(2, 9, 1, 5, repeats=2, taps=(4, 1), padding=(3, 0), activation="silu", mirrored=True),
+    Case(1, 9, 1, 128, repeats=2, taps=(4, 1), padding=(3, 0), activation="silu", mirrored=True),
 ]
 
 

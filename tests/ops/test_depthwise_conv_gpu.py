@@ -29,6 +29,7 @@ def poisoned_memory():
     *(Case(3, *grid, d) for grid in ((1, 1), (33, 1), (2, 3), (56, 41)) for d in (1, 33, 96, 200)),
     Case(2, 14, 14, 384, activation="silu"),
     Case(2, 197, 1, 384, repeats=2, taps=(7, 1)),
+    Case(2, 197, 1, 384, repeats=2, taps=(4, 1), padding=(3, 0), activation="silu", mirrored=True),
     Case(2, 20, 9, 24, taps=(2, 5), padding=(1, 0)),
     Case(2, 20, 19, 64, taps=(7, 7)),
 ])  # fmt: skip

@@ -20,6 +20,7 @@ WARPS = 4
 TOKENS = 64  # of a tile
 GRAD_TOKENS = 128  # of a tile whose products one program sums up
 CHANNELS = 32  # of a block, at most: no usual width wastes any, and one kernel serves them all
+SEQUENCE_CHANNELS = 64  # of a block of a sequence, where the width is a multiple
 THREAD_CHANNELS = 4  # with more, taps and sums leave registers for too few threads
 WALK_VALUES = 512  # tokens x channels of a tile that walks down the rows: four warps
 MIN_ROWS = 4  # rows are cut into runs of no fewer to have as many programs ...
@@ -85,7 +86,7 @@ def _convolve(
     y = x.new_empty(b, h, w, d if adjoint else m, dtype=dtype)
     if b == 0:
         return y
-    flags = _flags(d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, stride_gy, m))
+    flags = _flags(w, d, HAS_BIAS=bias is not None, WIDE=b * h * w * max(stride_x, stride_gy, m))
     flags |= {"SILU": silu, "GRADIENT": grad_y is not None}
     pointers = x, taps, taps if bias is None else bias, gy, y
     with device_of(x):
@@ -126,7 +127,7 @@ def _taps_grad(
     has_bias = bias is not None
     if b == 0:
         return x.new_zeros(kh * kw + has_bias, m, dtype=torch.float32)
-    flags = _flags(d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
+    flags = _flags(w, d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
     (blocks, runs), run, walk = _walk(b, h, w, d, flags, m // d)
     is_3x3, is_4x1 = _is_3x3(kh, kw, top, left, m // d), _is_4x1(kh, kw, w)
     tiles = triton.cdiv(b * h * w, GRAD_TOKENS)
@@ -175,9 +176,11 @@ def _walk(
     return (blocks, triton.cdiv(h, run)), run, {"BC": columns, "num_warps": max(1, warps)}
 
 
-def _flags(d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
+def _flags(w: int, d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     """What all kernels take; WIDE counts the elements that offsets pass over."""
     block = min(CHANNELS, triton.next_power_of_2(d))
+    if w == 1 and d % SEQUENCE_CHANNELS == 0:
+        block = SEQUENCE_CHANNELS
     share = min(THREAD_CHANNELS, block)
     return dict(BD=block, SHARE=share, HAS_BIAS=HAS_BIAS, WIDE=WIDE > MAX_INT32_OFFSET)
 
