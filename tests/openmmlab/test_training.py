@@ -50,7 +50,7 @@ def narrow(cfg) -> None:
 
 
 def small(path: str, scenes: Path, work_dir: Path, repeats: int = 1):
-    """The config for small scenes at half their resolution, validated on the scenes that an epoch repeats."""
+    """For small scenes at half their resolution; validated on the scenes that an epoch repeats."""
     cfg = unformatted(load_config(path, str(work_dir)))
     if path == DETECTION:
         narrow(cfg.model)

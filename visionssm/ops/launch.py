@@ -33,3 +33,13 @@ def device_of(x: Tensor) -> contextlib.AbstractContextManager:
 def unit_stride(x: Tensor) -> Tensor:
     """Channels must be adjacent for coalesced rows; other strides are free."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def cdiv(x: int, y: int) -> int:
+    """Ratio of integers, rounded up; `triton.cdiv`, made for kernels too, takes microseconds."""
+    return -(-x // y)
+
+
+def next_power_of_2(n: int) -> int:
+    """Least power of two that is not below n; `triton.next_power_of_2` is as slow."""
+    return 1 << max(0, n - 1).bit_length()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from ..launch import check_device, device_of
+from ..launch import cdiv, check_device, device_of, next_power_of_2
 from .kernels import (
     conv3x3_kernel,
     conv4x1_kernel,
@@ -102,7 +101,7 @@ def _convolve(
                 TOP=top, R=m // d, MIRRORED=mirrored, ADJOINT=adjoint, **walk, **flags,
             )  # fmt: skip
         else:
-            tiles = triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"])
+            tiles = cdiv(b * h * w, TOKENS) * cdiv(d, flags["BD"])
             conv_kernel[(tiles, 1 if adjoint else m // d)](
                 *pointers, b * h * w, h, w, d, stride_x, stride_gy,
                 KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored,
@@ -130,9 +129,9 @@ def _taps_grad(
     flags = _flags(w, d, HAS_BIAS=has_bias, WIDE=b * h * w * max(stride_gy, stride_x))
     (blocks, runs), run, walk = _walk(b, h, w, d, flags, m // d)
     is_3x3, is_4x1 = _is_3x3(kh, kw, top, left, m // d), _is_4x1(kh, kw, w)
-    tiles = triton.cdiv(b * h * w, GRAD_TOKENS)
+    tiles = cdiv(b * h * w, GRAD_TOKENS)
     if is_3x3 or is_4x1:
-        tiles = triton.cdiv(b * w, walk["BC"]) * runs
+        tiles = cdiv(b * w, walk["BC"]) * runs
     partial = x.new_empty(tiles, kh * kw + has_bias, m, dtype=torch.float32)
     pointers, strides = (grad_y, x, partial), (stride_gy, stride_x)
     with device_of(x):
@@ -146,7 +145,7 @@ def _taps_grad(
                 TOP=top, R=m // d, MIRRORED=mirrored, **walk, **flags,
             )  # fmt: skip
         else:
-            taps_grad_kernel[(tiles * triton.cdiv(d, flags["BD"]), m // d)](
+            taps_grad_kernel[(tiles * cdiv(d, flags["BD"]), m // d)](
                 *pointers, b * h * w, h, w, d, *strides,
                 KH=kh, KW=kw, TOP=top, LEFT=left, R=m // d, MIRRORED=mirrored, BT=GRAD_TOKENS,
                 num_warps=WARPS, **flags,
@@ -167,18 +166,18 @@ def _walk(
 ) -> tuple[tuple[int, int], int, dict[str, int]]:
     """Grid of programs that walk down the rows, rows that each walks, and what else they take."""
     most = WALK_VALUES // flags["BD"]
-    columns = min(most, triton.next_power_of_2(b * w))
-    blocks = triton.cdiv(b * w, columns) * triton.cdiv(d, flags["BD"])
+    columns = min(most, next_power_of_2(b * w))
+    blocks = cdiv(b * w, columns) * cdiv(d, flags["BD"])
     programs = SEQUENCE_PROGRAMS if w == 1 else MAP_PROGRAMS
-    wanted = triton.cdiv(programs * most // columns, blocks * repeats)
-    run = min(h, max(MIN_ROWS, triton.cdiv(h, wanted)))
+    wanted = cdiv(programs * most // columns, blocks * repeats)
+    run = min(h, max(MIN_ROWS, cdiv(h, wanted)))
     warps = columns * flags["BD"] // flags["SHARE"] // 32  # a thread holds one token's share
-    return (blocks, triton.cdiv(h, run)), run, {"BC": columns, "num_warps": max(1, warps)}
+    return (blocks, cdiv(h, run)), run, {"BC": columns, "num_warps": max(1, warps)}
 
 
 def _flags(w: int, d: int, HAS_BIAS: bool, WIDE: int) -> dict[str, int | bool]:
     """What all kernels take; WIDE counts the elements that offsets pass over."""
-    block = min(CHANNELS, triton.next_power_of_2(d))
+    block = min(CHANNELS, next_power_of_2(d))
     if w == 1 and d % SEQUENCE_CHANNELS == 0:
         block = SEQUENCE_CHANNELS
     share = min(THREAD_CHANNELS, block)

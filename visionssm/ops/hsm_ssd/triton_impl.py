@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import check_device, device_of, unit_stride
+from ..launch import cdiv, check_device, device_of, next_power_of_2, unit_stride
 
 MAX_TOKENS = 32  # of a tile
 MAX_CHANNELS = 128  # of a tile
@@ -136,7 +136,7 @@ def hsm_ssd_forward(x: Tensor, dt: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     log_total = x.new_empty(b, n, dtype=torch.float32)
     tile = _tile(l, d, n, FORWARD_STATES)
     with device_of(x):
-        _hsm_ssd_forward_kernel[(b, triton.cdiv(d, tile["BD"]))](
+        _hsm_ssd_forward_kernel[(b, cdiv(d, tile["BD"]))](
             x, dt, B, state, log_total, *_row_strides(x, dt, B), l, d, n, **tile
         )
     return state, log_total
@@ -152,7 +152,7 @@ def hsm_ssd_backward(
     gx, gdt, gB = (t.new_empty(t.shape) for t in (x, dt, B))
     tile = _tile(l, d, n, BACKWARD_STATES)
     with device_of(x):
-        _hsm_ssd_backward_kernel[(b, triton.cdiv(l, tile["BL"]))](
+        _hsm_ssd_backward_kernel[(b, cdiv(l, tile["BL"]))](
             grad_state.contiguous(), x, dt, B, state, log_total, gx, gdt, gB,
             *_row_strides(x, dt, B), l, d, n, **tile,
         )  # fmt: skip
@@ -161,9 +161,9 @@ def hsm_ssd_backward(
 
 def _tile(l: int, d: int, n: int, max_states: int) -> dict[str, int]:
     """Tokens, channels and states of a tile, states x channels being at most `max_states`."""
-    states = max(MIN_DOT, triton.next_power_of_2(n))
-    channels = min(MAX_CHANNELS, max_states // states, triton.next_power_of_2(d))
-    tokens = min(MAX_TOKENS, triton.next_power_of_2(l))
+    states = max(MIN_DOT, next_power_of_2(n))
+    channels = min(MAX_CHANNELS, max_states // states, next_power_of_2(d))
+    tokens = min(MAX_TOKENS, next_power_of_2(l))
     return {
         "BL": max(MIN_DOT, tokens),
         "BD": max(MIN_DOT, channels),

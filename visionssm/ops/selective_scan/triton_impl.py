@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from ..launch import check_device, device_of, interpreting, unit_stride
+from ..launch import cdiv, check_device, device_of, interpreting, next_power_of_2, unit_stride
 from .kernels import backward_kernel, carry_kernel, forward_kernel
 
 STEPS = 16  # of a tile, and between two saved states
@@ -31,12 +30,12 @@ def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int
 
 
 def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
-    return (b, k, triton.cdiv(length, STEPS), n, d)
+    return (b, k, cdiv(length, STEPS), n, d)
 
 
 def num_parts(delta: Tensor) -> tuple[int, int]:
     """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
-    return triton.cdiv(delta.shape[3], _block_of_channels(delta.shape[3])), delta.shape[0]
+    return cdiv(delta.shape[3], _block_of_channels(delta.shape[3])), delta.shape[0]
 
 
 def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
@@ -53,14 +52,14 @@ def whole_tiles(routes: Tensor) -> Tensor:
     steps = routes.shape[-1]
     if isinstance(steps, int) and steps % STEPS == 0:
         return routes
-    padded = triton.cdiv(steps, STEPS) * STEPS
+    padded = cdiv(steps, STEPS) * STEPS
     last = torch.arange(padded, device=routes.device).clamp(max=steps - 1)
     return routes.index_select(-1, last)
 
 
 def _block_of_channels(d: int) -> int:
     """Channels of a program; in the interpreter idle lanes cost time."""
-    return min(CHANNELS, max(2, triton.next_power_of_2(d))) if interpreting() else CHANNELS
+    return min(CHANNELS, max(2, next_power_of_2(d))) if interpreting() else CHANNELS
 
 
 def selective_scan_forward(
@@ -120,7 +119,7 @@ class _Call:
         self.routes = routes
         self.zero_rows = routes is not None and not complete
         self.channels = _block_of_channels(d)
-        self.num_blocks = triton.cdiv(d, self.channels)
+        self.num_blocks = cdiv(d, self.channels)
         self.num_segments, self.segment = _split_length(
             self.length, b * k * self.num_blocks, u.device
         )
@@ -145,7 +144,7 @@ class _Call:
         n = self.sizes[4]
         if n == 1:
             return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
-        states = triton.next_power_of_2(n)
+        states = next_power_of_2(n)
         channels = min(self.channels, STATE_VALUES // states)
         tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
         return tile | self.registers()
@@ -166,7 +165,7 @@ class _Call:
     def grid(self, channels: int) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
         b, k, _, d, _ = self.sizes
-        return b * k * triton.cdiv(d, channels), self.num_segments
+        return b * k * cdiv(d, channels), self.num_segments
 
     def new_tokens(self, width: int, dtype: torch.dtype) -> Tensor:
         """(b, k, l, width); zeros where some tokens may never be visited."""
@@ -301,10 +300,10 @@ def _split_length(length: int, programs: int, device: torch.device) -> tuple[int
         return 1, length
     if programs >= PROGRAMS_PER_SM * _multiprocessors(device):
         return 1, length
-    wanted = triton.cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), max(1, programs))
-    segment = max(MIN_SEGMENT, triton.cdiv(length, wanted))
-    segment = triton.cdiv(segment, STEPS) * STEPS
-    return triton.cdiv(length, segment), segment
+    wanted = cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), max(1, programs))
+    segment = max(MIN_SEGMENT, cdiv(length, wanted))
+    segment = cdiv(segment, STEPS) * STEPS
+    return cdiv(length, segment), segment
 
 
 def _multiprocessors(device: torch.device) -> int:

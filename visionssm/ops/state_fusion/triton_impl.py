@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import check_device, device_of
+from ..launch import cdiv, check_device, device_of, next_power_of_2
 
 TOKENS = 16  # of a tile: 16 values a thread, of whose registers there are enough for 22 warps
 SUM_WARPS, COLUMNS = 4, 4  # where a program sums over tokens: rows at once, and columns of each
@@ -247,7 +247,7 @@ def state_fusion_forward(x: Tensor, weight: Tensor) -> Tensor:
     y = torch.empty_like(x)
     b, h, w, d = x.shape
     flags = _flags(x)
-    grid = (triton.cdiv(b * h * w, TOKENS) * triton.cdiv(d, flags["BD"]),)
+    grid = (cdiv(b * h * w, TOKENS) * cdiv(d, flags["BD"]),)
     with device_of(x):
         _state_fusion_kernel[grid](x, weight, y, b * h * w, h, w, d, BT=TOKENS, **flags)
     return y
@@ -264,9 +264,9 @@ def state_fusion_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Te
 def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = grad_y.shape
     gx, flags = torch.empty_like(grad_y, dtype=dtype), _flags(grad_y)
-    blocks = triton.cdiv(d, flags["BD"])
-    inner = triton.cdiv(b * max(h - 2, 0) * max(w - 2, 0), TOKENS)
-    edge = triton.cdiv(b * max(h - 2, w - 2, 1), TOKENS)
+    blocks = cdiv(d, flags["BD"])
+    inner = cdiv(b * max(h - 2, 0) * max(w - 2, 0), TOKENS)
+    edge = cdiv(b * max(h - 2, w - 2, 1), TOKENS)
     for border, grid in ((False, (inner * blocks,)), (True, (edge * blocks, 8))):
         if grid[0]:
             _state_fusion_input_grad_kernel[grid](
@@ -278,10 +278,10 @@ def _input_grad(grad_y: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     b, h, w, d = x.shape
     flags = _flags(x, SUM_WARPS)
-    blocks = triton.cdiv(d, flags["BD"])
-    run = triton.cdiv(max(1, b * h), max(1, SUM_PROGRAMS // blocks))
-    run = triton.cdiv(run, SUM_WARPS) * SUM_WARPS
-    runs = triton.cdiv(b * h, run)
+    blocks = cdiv(d, flags["BD"])
+    run = cdiv(max(1, b * h), max(1, SUM_PROGRAMS // blocks))
+    run = cdiv(run, SUM_WARPS) * SUM_WARPS
+    runs = cdiv(b * h, run)
     partial = x.new_empty(runs, 3, 3, 3, d, dtype=torch.float32)
     _state_fusion_weight_grad_kernel[(runs * blocks, 3)](
         grad_y, x, partial, b * h, run, h, w, d, W=SUM_WARPS, T=COLUMNS, **flags
@@ -292,7 +292,7 @@ def _weight_grad(grad_y: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 def _flags(x: Tensor, warps: int | None = None) -> dict[str, int]:
     """What all kernels take: blocks of at most 64 channels and, by default, a warp for 32."""
     d = x.shape[3]
-    block = min(64, triton.next_power_of_2(d))
+    block = min(64, next_power_of_2(d))
     if d % 64 and d % 32 == 0:
         block = 32  # rather one channel a thread than idle threads
     wide = x.numel() > MAX_INT32_OFFSET
