@@ -23,7 +23,7 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # Finer than the usual 7 x 7: boxes are as large as half the image, and should fit tightly.
+        # Finer than the usual 7 x 7: one digit fills a box, which should fit tightly.
         bbox_roi_extractor=dict(out_channels=channels, roi_layer=dict(output_size=10)),
         bbox_head=dict(
             type="Shared4Conv1FCBBoxHead",

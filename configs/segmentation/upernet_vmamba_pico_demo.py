@@ -12,6 +12,7 @@ default_scope = "mmseg"
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=(320, 384)),
+    # Half the usual strides, for strokes are thin.
     backbone=dict(arch="vmamba_pico", drop_path_rate=0.05, patch_size=2, stem="patch"),
     decode_head=dict(
         in_channels=[32, 64, 128, 256],
