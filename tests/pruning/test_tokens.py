@@ -10,10 +10,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.models.golden import GOLDEN
 from visionssm.pruning.importance import positive_sum
-from visionssm.pruning.tokens import carried_time, merge, position_gaps, select, take
+from visionssm.pruning.tokens import (
+    carried_time,
+    merge,
+    position_gaps,
+    select,
+    shorten_routes,
+    take,
+)
 
 ALIGNMENT = json.loads((GOLDEN / "pruning" / "alignment.json").read_text())["cases"]
 
@@ -38,6 +46,28 @@ def test_the_highest_scores_stay_in_order(l, keep, protect, seed):
             patches.remove(protected[image].item())
         worst = min((scores[image, i].item() for i in patches), default=float("inf"))
         assert all(scores[image, i] <= worst for i in dropped[image].tolist())
+
+
+def test_nan_is_the_lowest_score():
+    scores = torch.tensor([[float("nan"), 1.0, float("nan"), -float("inf"), 3.0]])
+    for protected, expected in ((None, [1, 4]), (torch.tensor([[2]]), [1, 2, 4])):
+        kept, dropped = select(scores, 2, protected)
+        assert kept.tolist() == [expected]
+        assert sorted(expected + dropped[0].tolist()) == list(range(5))
+
+
+def test_nothing_is_sorted():
+    """The compiler makes kernels of short sorts that take ptxas many minutes, see `select`."""
+    routes = torch.stack([torch.arange(20), torch.arange(20).flip(0)]).int()
+
+    def remove(scores: torch.Tensor) -> torch.Tensor:
+        kept, _ = select(scores, 5, None)
+        return shorten_routes(routes, kept)[0]
+
+    graph = make_fx(remove)(torch.randn(2, 20)).graph
+    names = {str(node.target) for node in graph.nodes}
+    assert "aten.topk.default" in names
+    assert not any("sort" in name for name in names)
 
 
 def test_dropped_tokens_join_the_most_similar_kept_one():

@@ -16,18 +16,32 @@ def select(scores: Tensor, num_kept: int, protected: Tensor | None) -> tuple[Ten
     """The tokens of the highest scores, and the others.
 
     Args:
-        scores: (b, l).
+        scores: (b, l); NaN is the lowest.
         num_kept: how many to keep beside the protected one.
         protected: index of a token of each image to keep in any case, (b, 1).
 
     Returns:
-        Indices of the kept tokens (b, n), ascending, and of the others (b, l - n).
+        Indices of the kept tokens (b, n) and of the others (b, l - n), ascending.
     """
+    infinity = float("inf")
+    scores = scores.nan_to_num(nan=-infinity, posinf=infinity, neginf=-infinity)
     if protected is not None:
-        scores = scores.scatter(1, protected, float("inf"))
+        scores = scores.scatter(1, protected, infinity)
         num_kept += 1
-    order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: first come first
-    return order[:, :num_kept].sort(dim=1).values, order[:, num_kept:]
+    # Not by sorting: Inductor makes a kernel of a short sort, over which ptxas takes many minutes.
+    least = scores.topk(num_kept, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, equal = scores > least, scores == least
+    room = num_kept - above.sum(1, keepdim=True)
+    order = partition(above | (equal & (equal.cumsum(1) <= room)))  # equal: first come first
+    return order[:, :num_kept], order[:, num_kept:]
+
+
+def partition(mask: Tensor) -> Tensor:
+    """Indices (..., l) of what is true in (..., l), ascending, and after them of the rest."""
+    index = torch.arange(mask.shape[-1], device=mask.device).expand(mask.shape)
+    true = mask.cumsum(-1)
+    place = torch.where(mask, true - 1, true[..., -1:] + index - true)
+    return torch.empty_like(place).scatter(-1, place, index)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -106,11 +120,11 @@ def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         Index among the kept tokens at each step, int32 (b, k, n); and the step of the full route
         that this was, ascending (b, k, n).
     """
-    step_of = torch.empty_like(routes, dtype=torch.int64)
-    arange = torch.arange(routes.shape[1], device=routes.device).expand_as(step_of)
-    step_of = step_of.scatter(1, routes.long(), arange)
-    steps, order = step_of[:, kept].transpose(0, 1).sort(dim=2)
-    return order.int(), steps
+    stays = kept.new_zeros(kept.shape[0], routes.shape[1]).scatter(1, kept, 1)
+    routes = routes.long()
+    steps = partition(stays[:, routes] > 0)[..., : kept.shape[1]]
+    ordinal = (stays.cumsum(1) - 1)[:, routes]
+    return ordinal.gather(2, steps).int(), steps
 
 
 def route_gaps(routes: Tensor, steps: Tensor) -> Tensor:
