@@ -15,7 +15,7 @@ from visionssm.scans import list_scans
 from .cases import CPU
 from .fashion import write_noise_and_black
 
-TINY = Budget(epochs=4, batch=20, lr=1e-2, depths=(1,), dims=(16,))
+TINY = Budget(epochs=3, batch=20, lr=1e-2, depths=(1,), dims=(16,))
 SECONDS = 1e-3
 
 
@@ -34,7 +34,7 @@ def soon(monkeypatch):
 def test_every_training_is_in_the_results(folder, tmp_path):
     scans = ["hilbert", "atrous"]
     results = study(folder, scans, 2, TINY, 2, CPU, tmp_path)
-    budget = "epochs-4-batch-20-lr-0-01-depths-1-dims-16"
+    budget = "epochs-3-batch-20-lr-0-01-depths-1-dims-16"
     stem = f"scan-study-scans-hilbert-atrous-seeds-2-{budget}"
     written = json.loads((tmp_path / f"{stem}.json").read_text())
     assert [row["scan"] for row in written["rows"]] == scans
