@@ -16,7 +16,7 @@ from visionssm.layers import BidirectionalMamba
 from visionssm.models.vim import MIXER_PARTS, Vim, VimBlock
 from visionssm.ops import selective_scan
 from visionssm.pruning import PrunedVim, prune, unprune
-from visionssm.pruning.importance import positive_sum
+from visionssm.pruning.importance import BlockOutput, positive_sum, random_importance
 from visionssm.pruning.tokens import take
 from visionssm.pruning.vim import run_block
 from visionssm.scans import scan_routes
@@ -206,6 +206,26 @@ def test_random_importance_repeats_by_seed():
     x = images(first)
     assert torch.equal(first(x), again(x))
     assert not torch.allclose(first(x), other(x))
+
+
+def test_random_importance_is_uniform_over_images_positions_blocks_and_seeds():
+    """A thousand positions of 16 images, in four blocks, by four seeds: none follows another."""
+    positions = torch.arange(1000).expand(16, -1)
+    nothing = torch.empty(0)
+    scores = torch.stack(
+        [
+            random_importance(BlockOutput(nothing, nothing, positions, block, seed))
+            for block in (0, 1, 2, 12)
+            for seed in (0, 1, 2, 2**40 + 7)
+        ]
+    ).flatten(0, 1)  # (256, 1000)
+    places = scores.double() / 2**31
+    assert places.min() >= 0
+    assert places.max() <= 1
+    assert (places.mean(1) - 0.5).abs().max() < 0.05  # five times the standard error
+    assert (places.mean(0) - 0.5).abs().max() < 0.1
+    others = torch.corrcoef(places).fill_diagonal_(0)
+    assert others.abs().max() < 0.18  # 32,000 pairs, standard deviation 0.032
 
 
 def test_norm_importance_and_any_image_size():
