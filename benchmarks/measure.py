@@ -23,6 +23,7 @@ from .task import Error, Task
 WARMUP_SHARE = 0.25  # of the time of a measurement, before it
 MIN_RUNS = 5
 PROFILED_CALLS = 3
+NAME_LENGTH = 90  # of a kernel; of templates it says enough
 QUIET = 0.1  # cores at work for other processes; with more, times on the CPU say little
 EXPONENTIALS_PER_CLOCK = 16  # of a multiprocessor's special-function units, capability 7.0 and on
 
@@ -238,10 +239,11 @@ def profile_kernels(call: Callable[[], Any]) -> list[Kernel]:
         for _ in range(PROFILED_CALLS):
             call()
         torch.cuda.synchronize()
+    events = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
+    calls = PROFILED_CALLS
     kernels = [
-        Kernel(e.key, e.self_device_time_total / PROFILED_CALLS / 1e3, e.count / PROFILED_CALLS)
-        for e in profiler.key_averages()
-        if e.self_device_time_total > 0
+        Kernel(e.key[:NAME_LENGTH], e.self_device_time_total / calls / 1e3, e.count / calls)
+        for e in events
     ]
     return sorted(kernels, key=lambda kernel: -kernel.milliseconds)
 

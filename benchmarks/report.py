@@ -47,7 +47,6 @@ meets one. Error / limit: the worst deviation from the float64 truth over what t
 above 1 a row is not timed.
 """
 LISTED_KERNELS = 12
-NAME_LENGTH = 90  # of templates it says enough
 
 
 @dataclass
@@ -104,7 +103,7 @@ def to_markdown(results: Results) -> str:
 def kernels(record: Record) -> str:
     """Where the time of a row goes that misses its goal: its longest kernels, and all together."""
     rows = [
-        (f"`{kernel.name[:NAME_LENGTH]}`", kernel.milliseconds, kernel.launches)
+        (f"`{kernel.name}`", kernel.milliseconds, kernel.launches)
         for kernel in record.kernels[:LISTED_KERNELS]
     ]
     everything = (
