@@ -41,7 +41,7 @@ ENLARGE = 2  # 32 x 32, with the margin that `Split` adds, to 64 x 64
 class Budget(Recipe):
     """What each training gets."""
 
-    epochs: int = 30
+    epochs: int = 60
     lr: float = 3e-3
     depths: tuple[int, ...] = (2, 2, 2)
     dims: tuple[int, ...] = (64, 128, 256)
