@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from visionssm.training import load_config, test
+from visionssm.training import leave_process_group, load_config, test
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
         test(cfg, args.checkpoint)
     except ValueError as error:
         parser.error(str(error))
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from visionssm.training import load_config, train, use_amp
+from visionssm.training import leave_process_group, load_config, train, use_amp
 
 
 def main() -> None:
@@ -40,6 +40,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     train(cfg, resume=args.resume)
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.registry import RUNNERS
 
-from visionssm.training import read_checkpoint, train
+from visionssm.training import leave_process_group, read_checkpoint, train
 
 from .conftest import EVALUATION
 
@@ -35,7 +35,7 @@ def process_group(monkeypatch):
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.mark.parametrize("unused", [False, True])
@@ -43,6 +43,12 @@ def test_the_config_says_whether_parameters_may_be_unused(tiny_config, process_g
     tiny_config.launcher = "pytorch"
     tiny_config.find_unused_parameters = unused
     assert RUNNERS.build(tiny_config).model.find_unused_parameters == unused
+
+
+def test_a_process_group_is_left_once(process_group):
+    leave_process_group()
+    assert not torch.distributed.is_initialized()
+    leave_process_group()  # as a program without a launcher does
 
 
 def test_two_processes_equal_one(tiny_config, tmp_path):

@@ -10,7 +10,7 @@ from .classifier import ImageClassifier
 from .datasets import ImageFiles
 from .digits import HandwrittenDigits
 from .fashion_mnist import FashionMNIST
-from .launch import load_config, test, train, use_amp
+from .launch import leave_process_group, load_config, test, train, use_amp
 from .loop import ResumableEpochLoop
 from .metrics import TopKAccuracy
 from .optim import BFloat16OptimWrapper, TimmParamGroups, bfloat16_autocast
@@ -38,6 +38,7 @@ __all__ = [
     "TopKAccuracy",
     "bfloat16_autocast",
     "hooks",
+    "leave_process_group",
     "load_config",
     "read_checkpoint",
     "test",

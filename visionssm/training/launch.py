@@ -94,6 +94,15 @@ def train(cfg: Config, resume: bool = False) -> None:
         test(cfg, str(best))
 
 
+def leave_process_group() -> None:
+    """End this process's part in a group that a launcher's runner joined, if there is one.
+
+    For a program that is about to end: the group's threads may abort it otherwise.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _last_checkpoint(work_dir: str) -> str | None:
     """Ours, wherever the work directory was moved to, else the one that mmengine's marker names."""
     last = Path(work_dir, "last.pth")
