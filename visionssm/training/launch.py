@@ -97,7 +97,7 @@ def train(cfg: Config, resume: bool = False) -> None:
 def leave_process_group() -> None:
     """End this process's part in a group that a launcher's runner joined, if there is one.
 
-    For a program that is about to end: the group's threads may abort it otherwise.
+    For a program that is about to end, as PyTorch's documentation asks.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
