@@ -52,7 +52,9 @@ def compile_call(
     b: int, k: int, l: int, d: int, n: int, segment: int, has_elapsed: bool = False
 ) -> None:
     """Compile what a call of this size launches, CPU tensors standing in for CUDA's."""
-    triton_impl._split_length = lambda length, *_: (-(-length // segment), segment)
+    triton_impl._split_length = lambda length, *_: triton_impl.Segments(
+        -(-length // segment), segment
+    )
     u, delta, B, C = (torch.zeros(b, k, l, width).bfloat16() for width in (d, d, n, n))
     A, D, delta_bias = torch.zeros(k, n, d), torch.zeros(k, d), torch.zeros(k, d)
     elapsed = torch.zeros(b, k, l, d) if has_elapsed else None

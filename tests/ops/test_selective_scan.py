@@ -205,7 +205,9 @@ def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment,
     inputs = make_inputs(1, 2, 70, 5, n, elapsed=elapsed)
     routes = random_routes(2, 70)
     monkeypatch.setattr(
-        triton_impl, "_split_length", lambda length, *_: (-(-length // segment), segment)
+        triton_impl,
+        "_split_length",
+        lambda length, *_: triton_impl.Segments(-(-length // segment), segment),
     )
     how = {"routes": routes, "complete": complete}
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")

@@ -1,4 +1,4 @@
-"""Tiles of the forward kernel with several states: their sizes, and results where they differ."""
+"""Tiles of the kernels: their sizes, and results where they differ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import importlib
 import pytest
 import torch
 
-from tests.ops.scan_cases import assert_results_close, make_inputs, random_routes, to_double
+from tests.ops.scan_cases import (
+    assert_results_close,
+    make_inputs,
+    outputs_and_gradients,
+    random_routes,
+    to_double,
+)
 from visionssm.ops import selective_scan
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
@@ -57,3 +63,39 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
                 *part, A, *BC, D, bias, None, None, True, False, True, False
             )[1]
         torch.testing.assert_close(states[:, :, i].mT, expected)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize(
+    ("l", "d", "complete", "elapsed"),
+    [(1, 3, True, False), (16, 33, True, False), (50, 5, False, True), (75, 20, True, False)],
+)
+def test_runs_of_a_tile(monkeypatch, runs, l, d, complete, elapsed):
+    """Lengths that end in the first and in the second run, widths that do not fill a program."""
+    monkeypatch.setattr(triton_impl, "MAX_RUNS", runs)
+    monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", 1000)
+    inputs = make_inputs(2, 2, l, d, 1, elapsed=elapsed)
+    how = {"routes": random_routes(2, l), "complete": complete}
+    exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
+    actual = outputs_and_gradients(inputs, **how, implementation="triton")
+    assert_results_close(actual, exact, l)
+
+
+def test_two_runs_where_one_would_be_too_few_programs():
+    """One multiprocessor stands for a device in the interpreter."""
+    cpu = torch.device("cpu")
+    assert triton_impl._runs(2, 128, 1, cpu) == 2
+    assert triton_impl._runs(3, 128, 1, cpu) == 1
+    assert triton_impl._runs(1, 32, 2, cpu) == 1
+
+
+def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):
+    monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
+    cuda = torch.device("cuda")
+    split = triton_impl._split_length
+    assert split(6085, 16, 96, 12, cuda) == (16, 384)  # 1536 of 1584
+    assert split(6085, 16, 96, 8, cuda) == (11, 560)  # 1056 of 1056
+    assert split(6085, 32, 528, 12, cuda) == (1, 6112)
+    assert split(200, 16, 1, 12, cuda) == (2, 128)
+    assert split(0, 16, 1, 12, cuda) == (1, 128)
+    assert split(0, 32, 528, 12, cuda) == (1, 32)

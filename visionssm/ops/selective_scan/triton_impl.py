@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..launch import cdiv, check_device, device_of, interpreting, next_power_of_2, unit_stride
 from .kernels import backward_kernel, carry_kernel, forward_kernel
 
-STEPS = 16  # of a tile, and between two saved states
-CHANNELS = 32  # of a tile, at most: one a thread
+STEPS = 16  # of a run, and between two saved states
+COLUMNS = 32  # of a tile: one a thread
+MAX_RUNS = 2  # of a tile, with one state, one after the other: half as many channels a program ...
+RUN_PROGRAMS_PER_SM = 8  # ... where without them there were no more programs than this
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
@@ -17,7 +21,7 @@ FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers
 BACKWARD_STATES_REGISTERS = 200  # of the backward pass with several states, which spills sooner
 MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
-SPLIT_PROGRAMS_PER_SM = 16  # ... into enough segments to reach this
+FORWARD_SLOTS, BACKWARD_SLOTS = 12, 8  # ... into as many as run on a multiprocessor at a time ...
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
@@ -33,9 +37,11 @@ def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...
     return (b, k, cdiv(length, STEPS), n, d)
 
 
-def num_parts(delta: Tensor) -> tuple[int, int]:
+def num_parts(delta: Tensor, n: int) -> tuple[int, int]:
     """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
-    return cdiv(delta.shape[3], _block_of_channels(delta.shape[3])), delta.shape[0]
+    b, k, _, d = delta.shape
+    channels = _columns(d) // _runs(b * k, d, n, delta.device)
+    return cdiv(d, channels), b
 
 
 def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
@@ -44,22 +50,29 @@ def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
 
 
 def whole_tiles(routes: Tensor) -> Tensor:
-    """Complete routes (..., s) with the last step repeated until s is a multiple of `STEPS`.
+    """Complete routes (..., s) with the last step repeated until s fills tiles of any size.
 
     Threads then load the tokens of a tile as vectors, without masks or limits. No branch depends on
     a dynamic s.
     """
     steps = routes.shape[-1]
-    if isinstance(steps, int) and steps % STEPS == 0:
+    tile = MAX_RUNS * STEPS
+    if isinstance(steps, int) and steps % tile == 0:
         return routes
-    padded = cdiv(steps, STEPS) * STEPS
+    padded = cdiv(steps, tile) * tile
     last = torch.arange(padded, device=routes.device).clamp(max=steps - 1)
     return routes.index_select(-1, last)
 
 
-def _block_of_channels(d: int) -> int:
-    """Channels of a program; in the interpreter idle lanes cost time."""
-    return min(CHANNELS, max(2, next_power_of_2(d))) if interpreting() else CHANNELS
+def _columns(d: int) -> int:
+    """Columns of a tile; in the interpreter idle ones cost time."""
+    return min(COLUMNS, max(2 * MAX_RUNS, next_power_of_2(d))) if interpreting() else COLUMNS
+
+
+def _runs(routes: int, d: int, n: int, device: torch.device) -> int:
+    """Runs of steps in a tile, for so many routes of all images."""
+    programs = routes * cdiv(d, _columns(d))
+    return MAX_RUNS if n == 1 and programs <= RUN_PROGRAMS_PER_SM * _multiprocessors(device) else 1
 
 
 def selective_scan_forward(
@@ -96,6 +109,13 @@ def selective_scan_backward(
         return call.run_backward(unit_stride(grad_y), grad_last_state, states)
 
 
+class Segments(NamedTuple):
+    """What a route is cut into."""
+
+    number: int
+    steps: int  # of each, but the last may have fewer
+
+
 class _Call:
     """One call's tensors, sizes and launch parameters, shared by all its kernels."""
 
@@ -118,10 +138,12 @@ class _Call:
             routes = (whole_tiles(routes) if complete else routes).contiguous()
         self.routes = routes
         self.zero_rows = routes is not None and not complete
-        self.channels = _block_of_channels(d)
+        self.columns, self.runs = _columns(d), _runs(b * k, d, self.sizes[4], u.device)
+        self.channels = self.columns // self.runs
         self.num_blocks = cdiv(d, self.channels)
-        self.num_segments, self.segment = _split_length(
-            self.length, b * k * self.num_blocks, u.device
+        self.forward_segments, self.backward_segments = (
+            _split_length(self.length, self.runs * STEPS, b * k * self.num_blocks, slots, u.device)
+            for slots in (FORWARD_SLOTS, BACKWARD_SLOTS)
         )
         self.flags = dict(
             N=self.sizes[4],
@@ -143,16 +165,16 @@ class _Call:
         """Tile of the forward pass, which has one state in registers, or all of them."""
         n = self.sizes[4]
         if n == 1:
-            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.channels}
+            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.columns, "W": self.runs}
         states = next_power_of_2(n)
-        channels = min(self.channels, STATE_VALUES // states)
-        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels}
-        return tile | self.registers()
+        channels = min(self.columns, STATE_VALUES // states)
+        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels, "W": 1}
+        return tile | self.registers(self.forward_segments)
 
-    def registers(self) -> dict[str, int]:
+    def registers(self, segments: Segments) -> dict[str, int]:
         """A limit on the registers of a thread, where more warps are worth some spilling."""
         b, k, *_ = self.sizes
-        programs = b * k * self.num_blocks * self.num_segments
+        programs = b * k * self.num_blocks * segments.number
         if programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
             return {}
         return {"maxnreg": REGISTERS}
@@ -160,12 +182,14 @@ class _Call:
     def backward_registers(self) -> dict[str, int]:
         """The same for the backward pass."""
         n = self.sizes[4]
-        return self.registers() if n == 1 else {"maxnreg": BACKWARD_STATES_REGISTERS}
+        if n == 1:
+            return self.registers(self.backward_segments)
+        return {"maxnreg": BACKWARD_STATES_REGISTERS}
 
-    def grid(self, channels: int) -> tuple[int, int]:
+    def grid(self, channels: int, segments: Segments) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
         b, k, _, d, _ = self.sizes
-        return b * k * cdiv(d, channels), self.num_segments
+        return b * k * cdiv(d, channels), segments.number
 
     def new_tokens(self, width: int, dtype: torch.dtype) -> Tensor:
         """(b, k, l, width); zeros where some tokens may never be visited."""
@@ -173,30 +197,31 @@ class _Call:
         new = self.u.new_zeros if self.zero_rows else self.u.new_empty
         return new(b, k, l, width, dtype=dtype)
 
-    def carry_shape(self) -> tuple[int, ...]:
+    def carry_shape(self, segments: Segments) -> tuple[int, ...]:
         b, k, _, d, n = self.sizes
-        return b, k, self.num_segments, n, d
+        return b, k, segments.number, n, d
 
     def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
         """Scan all segments from `carry`, if it has been set; it receives their last states."""
         b, k, l, d, _ = self.sizes
-        tile = self.forward_tile()
-        forward_kernel[self.grid(tile["BD"])](
+        tile, segments = self.forward_tile(), self.forward_segments
+        forward_kernel[self.grid(tile["BD"] // tile["W"], segments)](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
             *_strides(self.B), *self._route_strides(),
-            k, l, d, self.length, self.segment,
-            HAS_CARRY=self.num_segments > 1 and sum_e is None, STORE_Y=y is not None,
+            k, l, d, self.length, segments.steps,
+            HAS_CARRY=segments.number > 1 and sum_e is None, STORE_Y=y is not None,
             STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
             **tile, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
         """State at the start of every segment, (b, k, segments, n, d); not set if there is one."""
-        carry = self.u.new_empty(self.carry_shape(), dtype=torch.float32)
-        if self.num_segments > 1:
-            sum_e = self._new_sum_e()
+        segments = self.forward_segments
+        carry = self.u.new_empty(self.carry_shape(segments), dtype=torch.float32)
+        if segments.number > 1:
+            sum_e = self._new_sum_e(segments)
             self.run_forward(carry, sum_e=sum_e)
             self._carry(carry, sum_e)
         return carry
@@ -207,9 +232,10 @@ class _Call:
         first = None
         if grad_last_state is not None:
             first = grad_last_state.transpose(2, 3).contiguous()
-        carry = self.u.new_zeros(self.carry_shape(), dtype=f32)
-        if self.num_segments > 1:
-            sum_e = self._new_sum_e()
+        segments = self.backward_segments
+        carry = self.u.new_zeros(self.carry_shape(segments), dtype=f32)
+        if segments.number > 1:
+            sum_e = self._new_sum_e(segments)
             self._launch_backward(grad_y, states, carry, sum_e=sum_e, SUMMARY=True)
             self._carry(carry, sum_e, first, reverse=True)
         elif first is not None:
@@ -233,7 +259,7 @@ class _Call:
         )
         if shared_u:
             gu = gu.sum(1, keepdim=True)
-        gA, gD, gbias = (t.sum(2) if self.num_segments > 1 else t[:, :, 0] for t in (gA, gD, gbias))
+        gA, gD, gbias = (t.sum(2) if segments.number > 1 else t[:, :, 0] for t in (gA, gD, gbias))
         return (
             gu, gdelta, gA, gB, gC, None if self.D is None else gD,
             None if self.delta_bias is None else gbias, gelapsed,
@@ -247,27 +273,29 @@ class _Call:
         b, k, l, d, n = self.sizes
         gdelta = _or(gdelta, carry)
         outputs = (gu, gdelta, gA, gB, gC, gD, gbias)
-        backward_kernel[self.grid(self.channels)](
+        segments = self.backward_segments
+        backward_kernel[self.grid(self.channels, segments)](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *(_or(t, carry) for t in outputs),
             self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *self._elapsed_strides(), *_strides(self.B), *self._route_strides(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
-            k, l, d, self.length, self.segment, T=STEPS, BD=self.channels, SUMMARY=SUMMARY,
+            k, l, d, self.length, segments.steps,
+            T=STEPS, BD=self.columns, W=self.runs, SUMMARY=SUMMARY,
             **self.row_flags(self.u, self.delta, grad_y), **self.flags,
             **self.backward_registers(),
         )  # fmt: skip
 
-    def _new_sum_e(self) -> Tensor:
+    def _new_sum_e(self, segments: Segments) -> Tensor:
         b, k, _, d, _ = self.sizes
-        return self.u.new_empty(b, k, self.num_segments, d, dtype=torch.float32)
+        return self.u.new_empty(b, k, segments.number, d, dtype=torch.float32)
 
     def _carry(self, carry, sum_e, first=None, reverse=False) -> None:
-        b, k, _, d, n = self.sizes
-        carry_kernel[(b * k * self.num_blocks, n)](
-            carry, sum_e, self.A, _or(first, carry), k, d, self.num_segments,
-            N=n, T=STEPS, BD=self.channels, REVERSE=reverse, HAS_FIRST=first is not None,
+        b, k, num_segments, n, d = carry.shape
+        carry_kernel[(b * k * cdiv(d, self.columns), n)](
+            carry, sum_e, self.A, _or(first, carry), k, d, num_segments,
+            N=n, T=STEPS, BD=self.columns, REVERSE=reverse, HAS_FIRST=first is not None,
             num_warps=1,
         )  # fmt: skip
 
@@ -294,16 +322,17 @@ def empty_like_tokens(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _split_length(length: int, programs: int, device: torch.device) -> tuple[int, int]:
-    """Number of segments, and steps of each (whole tiles), that fill the device."""
-    if device.type != "cuda":
-        return 1, length
-    if programs >= PROGRAMS_PER_SM * _multiprocessors(device):
-        return 1, length
-    wanted = cdiv(SPLIT_PROGRAMS_PER_SM * _multiprocessors(device), max(1, programs))
-    segment = max(MIN_SEGMENT, cdiv(length, wanted))
-    segment = cdiv(segment, STEPS) * STEPS
-    return cdiv(length, segment), segment
+def _split_length(
+    length: int, tile: int, programs: int, slots: int, device: torch.device
+) -> Segments:
+    """Segments, of whole tiles, that fill the device once; one where so many programs do."""
+    multiprocessors = _multiprocessors(device)
+    steps = max(1, length)
+    if device.type == "cuda" and programs < PROGRAMS_PER_SM * multiprocessors:
+        number = max(1, slots * multiprocessors // max(1, programs))
+        steps = max(MIN_SEGMENT, cdiv(length, number))
+    steps = cdiv(steps, tile) * tile
+    return Segments(max(1, cdiv(length, steps)), steps)
 
 
 def _multiprocessors(device: torch.device) -> int:

@@ -1,7 +1,9 @@
 """Selective scan in Triton: forward, backward, routes read inside the kernels.
 
 One program, a single warp, owns some channels of one (batch, route) pair and walks a segment of the
-route in tiles of steps, gathering token rows by the route.
+route in tiles of steps, gathering token rows by the route. A tile is 16 steps of 32 channels; where
+these would be few programs, with one state, it is two runs of 16 steps, one after the other, of 16
+channels: twice as many programs, for a tenth more instructions.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -20,7 +22,8 @@ A thread owns channels (with more than 32 states two threads share one): what is
 its registers, without exchange between threads. The alignment hint in `channel_offsets` is what
 makes the compiler choose that layout. What the registers hold depends on the pass:
 
-- Forward with one state: all 16 steps of a tile, scanned by serial multiply-adds.
+- Forward with one state: all 16 steps of a run, scanned by serial multiply-adds. Of two runs the
+  second goes from zero, and takes over the end of the first by one exchange between half-warps.
 - Forward with several: all states of a channel, which take four steps a tile. They never leave the
   registers; only outputs, and for the backward pass every sixteenth step's states, are written.
 - Backward: all 16 steps of a tile, one state index after the other, for it needs the h_t of a tile
@@ -30,11 +33,12 @@ makes the compiler choose that layout. What the registers hold depends on the pa
 What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
 issues the loads of the next tile before it computes this one. The backward pass does not: it gains
 nothing there, for the registers that it takes. gB and gC are sums over channels of 32 values a
-tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
+run, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
-When batch x routes x channels cannot fill the device, the length is split into segments: a first
-pass computes each segment's end from a zero state and its total time, `carry_kernel` carries the
-ends across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
+When batch x routes x channels cannot fill the device, the length is split into segments, as many
+as run at a time by the registers that a pass takes: a first pass computes each segment's end from a
+zero state and its total time, `carry_kernel` carries the ends across segments
+(h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 
 Sums over channel blocks, batch and segments are left in parts, which are added up in a fixed order

@@ -19,7 +19,7 @@ def carry_kernel(
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     n = tl.program_id(1)
-    o_d = channel_offsets(i_d, BD)
+    o_d = channel_offsets(i_d, BD, 1)
     m_d = o_d < d
     A_n = tl.load(p_A + ((i_bk % k) * N + n) * d + o_d, mask=m_d, other=0.0).to(tl.float32)
     state = tl.zeros([BD], tl.float32)
@@ -32,5 +32,6 @@ def carry_kernel(
         p_end = p_carry + (o_seg * N + n)[:, None] * d + o_d[None, :]
         end = tl.load(p_end, mask=mask, other=0.0)
         sum_e2 = tl.load(p_sum_e2 + o_seg[:, None] * d + o_d[None, :], mask=mask, other=0.0)
-        after, before, state = scan_steps(tl.exp2(sum_e2 * A_n[None, :]), end, state, T)
+        decay = tl.exp2(sum_e2 * A_n[None, :])
+        after, before, start, state = scan_steps(decay, end, state, 1.0, 1, False)
         tl.store(p_end, before, mask=mask)

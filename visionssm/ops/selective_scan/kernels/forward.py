@@ -7,24 +7,36 @@ import triton.language as tl
 
 from .tile import (
     LOG2E,
+    UNSPECIALIZED,
     channel_offsets,
     elapsed_times,
     load_projections,
     load_rows,
     load_tokens,
+    run_of_columns,
     scale_projections,
     scan_steps,
+    step_offsets,
     step_sizes,
+    steps_of_columns,
+    swap_runs,
     tile_from,
+    to_columns,
 )
 
 
 @triton.jit
-def _scan_along_time(state, A, e2, du, BC, T: tl.constexpr):
-    """One state index, all steps of a channel at once: state and A (1, channels), BC (T, 2)."""
+def _scan_along_time(state, A, e2, du, BC, W: tl.constexpr):
+    """One state index, all steps of a column at once: state and A (1, columns), BC (T, [W,] 2).
+
+    Returns:
+        The states that runs start from, and the one after the tile (1, columns); <C, h>.
+    """
     B, C = tl.split(BC)
-    h, _, last = scan_steps(tl.exp2(e2 * A), du * B[:, None], tl.sum(state, 0), T)
-    return last[None, :], h * C[:, None]
+    BD: tl.constexpr = e2.shape[1]
+    x = du * to_columns(B, BD, W)
+    h, _, start, end = scan_steps(tl.exp2(e2 * A), x, tl.sum(state, 0), 1.0, W, False)
+    return start[None, :], end[None, :], h * to_columns(C, BD, W)
 
 
 @triton.jit
@@ -59,7 +71,7 @@ def _split_steps(x):
     return x_0, x_1, x_2, x_3
 
 
-@triton.jit(do_not_specialize=["k", "l"])  # neither alignment nor masks depend on them
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_y, p_carry, p_states,
     p_sum_e2, stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
@@ -69,19 +81,19 @@ def forward_kernel(
     N: tl.constexpr, NP: tl.constexpr, T: tl.constexpr, TS: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
+    W: tl.constexpr, HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
     STORE_SUM_E: tl.constexpr,
 ):  # fmt: skip
     """Scan one segment from the state in p_carry, or zero, leaving the segment's last state there.
 
-    T steps a tile; states are saved every TS steps. NP: the power of two from N on.
+    T steps a tile, or W runs of T; states are saved every TS steps. NP: the power of two from N on.
     """
-    num_d = tl.cdiv(d, BD)
+    num_d = tl.cdiv(d, BD // W)
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
-    begin = tl.multiple_of(i_seg * segment, T)
+    begin = tl.multiple_of(i_seg * segment, W * T)
     end = tl.minimum(begin + segment, length)
     if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
         stride_ul, stride_dl, stride_el = d, d, d
@@ -97,7 +109,7 @@ def forward_kernel(
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_states += (i_bk * tl.cdiv(length, TS) + begin // TS) * N * d
 
-    o_d = channel_offsets(i_d, BD)
+    o_d = channel_offsets(i_d, BD, W)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
@@ -114,51 +126,61 @@ def forward_kernel(
     sum_e2 = tl.zeros([BD], tl.float32)
 
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
-    o_t = tl.arange(0, T)
+    o_t = step_offsets(T, W)
+    o_step = steps_of_columns(T, BD, W)
     token, m_token = load_tokens(p_routes, begin + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-    delta = load_rows(p_delta, token, m_token, o_d, m_d, stride_dl, 0.0).to(tl.float32)
-    u = load_rows(p_u, token, m_token, o_d, m_d, stride_ul, 0.0).to(tl.float32)
+    row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
+    delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
+    u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
     if HAS_ELAPSED:
-        elapsed = load_rows(p_elapsed, token, m_token, o_d, m_d, stride_el, float("-inf"))
+        elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     token_1, m_token_1 = load_tokens(
-        p_routes, tile_from(begin + T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+        p_routes, tile_from(begin + W * T, end, W * T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
     )
-    for i_s in range(begin, end, T):
-        row, m_row = load_tokens(
-            p_routes, tile_from(i_s + T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+    for i_s in range(begin, end, W * T):
+        token, m_token = load_tokens(
+            p_routes, tile_from(i_s + W * T, end, W * T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
         )
+        row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         token_2, m_token_2 = load_tokens(
-            p_routes, tile_from(i_s + 2 * T, end, T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
-        )
+            p_routes, tile_from(i_s + 2 * W * T, end, W * T) + o_t, end, l,
+            HAS_ROUTES, COMPLETE, WIDE,
+        )  # fmt: skip
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
-        if STORE_STATES:
-            if T == TS or i_s % TS == 0:
-                tl.store(p_states + o_nd, state, mask=m_nd)
-                p_states += N * d
-        exists = (o_t < end - i_s)[:, None]
+        exists = o_step < end - i_s
         dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
         e2 = dt2
         if HAS_ELAPSED:
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if STORE_SUM_E:
             sum_e2 += tl.sum(e2, 0)
+        start = state
         if N == 1:
-            state, y = _scan_along_time(state, A, e2, dt2 * u, BC, T)
+            start, state, y = _scan_along_time(state, A, e2, dt2 * u, BC, W)
         else:
             state, y = _scan_states(state, A, e2, dt2 * u, BC)
+        if STORE_STATES:
+            if W > 1:
+                run = run_of_columns(BD, W)[None, :]
+                m_start = m_nd & (run * T < end - i_s)
+                tl.store(p_states + run * d + o_nd, start, mask=m_start)
+                p_states += W * d
+            elif T == TS or i_s % TS == 0:
+                tl.store(p_states + o_nd, start, mask=m_nd)
+                p_states += N * d
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
-            row, m_row = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-            mask = m_row[:, None] & m_d[None, :]
-            tl.store(p_y + (row[:, None] * d + o_d[None, :]), y, mask=mask)
+            token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+            row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
+            tl.store(p_y + (row * d + o_d[None, :]), y, mask=m_row & m_d[None, :])
         BC = scale_projections(BC_1)
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
         if HAS_ELAPSED:
@@ -167,4 +189,6 @@ def forward_kernel(
 
     tl.store(p_carry + o_nd, state, mask=m_nd)
     if STORE_SUM_E:
+        if W > 1:
+            sum_e2 += swap_runs(sum_e2)
         tl.store(p_sum_e2 + (i_bk * num_seg + i_seg) * d + o_d, sum_e2, mask=m_d)

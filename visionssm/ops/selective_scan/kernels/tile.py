@@ -7,6 +7,8 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# Neither alignment nor masks depend on these: stages of a model share kernels.
+UNSPECIALIZED = ["k", "l", "stride_Bb", "stride_Bk"]
 
 
 @triton.jit
@@ -20,25 +22,98 @@ def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
 
 
 @triton.jit
-def scan_steps(a, x, start, T: tl.constexpr):
-    """h_t = a_t h_(t-1) + x_t over the steps of a tile, a and x (T, channels).
+def scan_steps(a, x, start, factor, W: tl.constexpr, REVERSE: tl.constexpr):
+    """h_t = a_t h_(t-1) + x_t over the steps of a tile, a and x (T, columns).
+
+    Columns are W runs of steps, one after the other, each of all channels; with REVERSE the last
+    run comes first. `factor` (columns) makes of the state after a run what the next starts from.
 
     Returns:
-        all h_t, all h_(t-1), and the state after the last step (channels).
+        all h_t, all h_(t-1), and (columns) the states that runs start from and that the next tile
+        does, which is there in all runs of a channel.
     """
+    T: tl.constexpr = x.shape[0]
     step = tl.arange(0, T)[:, None]
-    x = tl.where(step == 0, a * start[None, :] + x, x)
+    if W == 1:
+        first_start = start
+    else:
+        is_first = (run_of_columns(x.shape[1], W) == 0) != REVERSE
+        first_start = tl.where(is_first, start, 0.0)
+    x = tl.where(step == 0, a * first_start[None, :] + x, x)
     minus_zero = tl.zeros(x.shape, tl.float32) * -1.0  # of a literal the sign would be lost
-    before = tl.where(step == 0, start[None, :], minus_zero)
+    before = tl.where(step == 0, first_start[None, :], minus_zero)
     one = tl.full(x.shape, 1.0, tl.float32)
     decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
-    return h, h_prev, tl.sum(tl.where(step == T - 1, h, 0.0), 0)
+    end = factor * tl.sum(tl.where(step == T - 1, h, 0.0), 0)
+    begin, after = first_start, end
+    if W > 1:
+        tl.static_assert(W == 2)
+        # Each run has gone from zero, the first from its start: the other's end is all it lacks.
+        total = factor * tl.sum(tl.where(step == T - 1, decay, 0.0), 0)
+        other_end, other_total = swap_runs(end), swap_runs(total)
+        carried = tl.where(is_first, 0.0, other_end)
+        h += decay * carried[None, :]
+        h_prev += decay_prev * carried[None, :]
+        begin = first_start + carried
+        after = tl.where(is_first, other_total * end + other_end, total * other_end + end)
+    return h, h_prev, begin, after
 
 
 @triton.jit
-def channel_offsets(i_d, BD: tl.constexpr):
-    """Channels of the program. Claiming no more alignment than a thread's share keeps it there."""
-    return tl.multiple_of(i_d * BD + tl.arange(0, BD), (BD + 31) // 32)
+def run_of_columns(BD: tl.constexpr, W: tl.constexpr):
+    """Run of steps of each of BD columns."""
+    return tl.arange(0, BD) // (BD // W)
+
+
+@triton.jit
+def swap_runs(x):
+    """Exchange the two runs' values (columns)."""
+    return tl.reshape(swap_lanes(x[None, :], x.shape[0] // 2), [x.shape[0]])
+
+
+@triton.jit
+def swap_lanes(x, M: tl.constexpr):
+    """Exchange the columns of x that differ in bit M of their index."""
+    L: tl.constexpr = x.shape[1]
+    pairs = tl.reshape(x.to(tl.int32, bitcast=True), [x.shape[0], L // (2 * M), 2, M])
+    swapped = tl.xor_sum(pairs, 2)[:, :, None, :] ^ pairs  # a ^ b ^ a = b: one shuffle
+    return tl.reshape(swapped, [x.shape[0], L]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def step_offsets(T: tl.constexpr, W: tl.constexpr):
+    """Steps of a tile: (T), or (T, W) in W runs."""
+    if W == 1:
+        return tl.arange(0, T)
+    else:
+        return tl.arange(0, T)[:, None] + T * tl.arange(0, W)[None, :]
+
+
+@triton.jit
+def to_columns(x, BD: tl.constexpr, W: tl.constexpr):
+    """Values of the steps, (T) or (T, W), as every column of a tile sees them, (T, 1 or BD)."""
+    if W == 1:
+        return x[:, None]
+    else:
+        x = tl.broadcast_to(x[:, :, None], [x.shape[0], W, BD // W])
+        # Without the hint rows would not seem to lie along the columns.
+        return tl.max_constancy(tl.reshape(x, [x.shape[0], BD]), [1, BD // W])
+
+
+@triton.jit
+def steps_of_columns(T: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
+    """Step within the tile of each value, (T, 1 or BD)."""
+    if W == 1:
+        return tl.arange(0, T)[:, None]
+    else:
+        return tl.arange(0, T)[:, None] + T * run_of_columns(BD, W)[None, :]
+
+
+@triton.jit
+def channel_offsets(i_d, BD: tl.constexpr, W: tl.constexpr):
+    """Channels of the columns. Claiming no more alignment than a thread's share keeps it there."""
+    o_d = tl.arange(0, BD) if W == 1 else tl.arange(0, BD) % (BD // W)
+    return tl.multiple_of(i_d * (BD // W) + o_d, (BD + 31) // 32)
 
 
 @triton.jit
@@ -95,32 +170,28 @@ def tile_from(i_s, end, T: tl.constexpr):
 
 
 @triton.jit
-def load_rows(p, token, m_token, o_d, m_d, stride, none):
-    """(T, channels) of the tokens, `none` where there is no token."""
-    return tl.load(
-        p + (token[:, None] * stride + o_d[None, :]),
-        mask=m_token[:, None] & m_d[None, :],
-        other=none,
-    )
+def load_rows(p, row, m_row, o_d, m_d, stride, none):
+    """(T, columns) of the tokens (T, 1 or columns), `none` where there is no token."""
+    return tl.load(p + (row * stride + o_d[None, :]), mask=m_row & m_d[None, :], other=none)
 
 
 @triton.jit
 def load_projections(p_B, p_C, o_token, m_token, stride_n, N: tl.constexpr, NP: tl.constexpr):
-    """B and C of N state indices for a tile's tokens, (T, 2 NP), in turns; zeros from N to NP.
+    """B and C of N state indices for a tile's tokens, (..., 2 NP), in turns; zeros from N to NP.
 
     One load, whose values the threads then share: by two loads every thread would make them all.
     """
     o = tl.arange(0, 2 * NP)
     p = tl.where(o % 2 == 0, p_B, p_C) + o // 2 * stride_n
-    mask = m_token[:, None] & (o // 2 < N)[None, :]
-    return tl.load(p[None, :] + o_token[:, None], mask=mask, other=0.0)
+    mask = tl.expand_dims(m_token, -1) & (o // 2 < N)
+    return tl.load(p + tl.expand_dims(o_token, -1), mask=mask, other=0.0)
 
 
 @triton.jit
 def scale_projections(BC):
     """float32, and B times ln(2), for step sizes are times log2(e)."""
-    is_B = tl.arange(0, BC.shape[1]) % 2 == 0
-    return BC.to(tl.float32) * tl.where(is_B, LN2, 1.0)[None, :]
+    is_B = tl.arange(0, BC.shape[-1]) % 2 == 0
+    return BC.to(tl.float32) * tl.where(is_B, LN2, 1.0)
 
 
 @triton.jit
