@@ -100,14 +100,11 @@ def _span(part, size):
 
 
 @triton.jit
-def _num_readers(part, size, side: tl.constexpr, dilation: tl.constexpr):
+def _num_readers(part, size, side, dilation):
     """How many rows may read one row of this part through a tap to that side (-1, 0, 1)."""
-    count = tl.full([], 1, tl.int32)
-    if side < 0:
-        count += tl.where(part == 0, dilation, 0)
-    if side > 0:
-        count += tl.where((part == 2) | (size == 1), dilation, 0)
-    return count
+    above = (side < 0) & (part == 0)
+    below = (side > 0) & ((part == 2) | (size == 1))
+    return 1 + tl.where(above, dilation, 0) + tl.where(below, dilation, 0)
 
 
 @triton.jit
@@ -147,20 +144,23 @@ def _state_fusion_input_grad_kernel(
     first = (token // (rows * columns)) * height * width
 
     gx = tl.zeros([BT, BD], tl.float32)
-    for i in tl.static_range(3):
-        for a in tl.static_range(3):
-            for c in tl.static_range(3):
-                if i == 0 or (a != 1 or c != 1):
-                    w = _tap(p_w, i, a, c, d, o_d)[None, :]
-                    if BORDER:
-                        for j in range(_num_readers(row_part, height, a - 1, 2 * i + 1)):
-                            r = row - (a - 1) * (2 * i + 1 - j)
-                            for k in range(_num_readers(column_part, width, c - 1, 2 * i + 1)):
-                                q = column - (c - 1) * (2 * i + 1 - k)
-                                gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d)
-                    else:
+    if BORDER:  # few tokens, so loops: unrolled, this would take the compiler twice as long
+        for tap in range(27):
+            dilation, a, c = 2 * (tap // 9) + 1, tap // 3 % 3 - 1, tap % 3 - 1
+            w = tl.load(p_w + tap * d + o_d).to(tl.float32)[None, :]
+            for j in range(_num_readers(row_part, height, a, dilation)):
+                r = row - a * (dilation - j)
+                for k in range(_num_readers(column_part, width, c, dilation)):
+                    q = column - c * (dilation - k)
+                    gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d)
+    else:
+        for i in tl.static_range(3):
+            for a in tl.static_range(3):
+                for c in tl.static_range(3):
+                    if i == 0 or (a != 1 or c != 1):
                         r, q = row - (a - 1) * (2 * i + 1), column - (c - 1) * (2 * i + 1)
-                        gx += w * _load_reader(p_gy, first, r, q, height, width, d, o_d)
+                        gy = _load_reader(p_gy, first, r, q, height, width, d, o_d)
+                        gx += _tap(p_w, i, a, c, d, o_d)[None, :] * gy
     state = first + row * width + column
     tl.store(p_gx + state[:, None] * d + o_d[None, :], gx)
 
