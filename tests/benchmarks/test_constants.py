@@ -1,0 +1,56 @@
+"""Other constants of the selective scan: in the interpreter, on a tiny case."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import constants
+from benchmarks.constants import ATTEMPTS, Attempt, triton_impl
+from benchmarks.registry import ScanCase
+from benchmarks.task import Error
+
+CPU = torch.device("cpu")
+
+
+def test_every_attempt_names_constants_that_are_there():
+    for attempt in ATTEMPTS:
+        assert all(isinstance(getattr(triton_impl, name), int) for name in attempt.constants)
+        assert attempt.one or attempt.several
+
+
+def test_a_case_is_measured_by_the_attempts_that_concern_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        constants,
+        "milliseconds",
+        lambda task, device, seconds: seen.append(triton_impl.MAX_RUNS) or 1.5,
+    )
+    attempts = [Attempt("both", {}), Attempt("few", {"MAX_RUNS": 1}, several=False)]
+    cases = [ScanCase("one", 1, 1, 2, 4, 1, {"fwd": 1.0}), ScanCase("two", 1, 1, 2, 4, 2)]
+    before = triton_impl.MAX_RUNS
+    constants.measure(cases, attempts, CPU, 0.01, tmp_path, "constants")
+    assert seen == [before, 1, before, 1, before, before]
+    assert before == triton_impl.MAX_RUNS
+    lines = (tmp_path / "constants.md").read_text().splitlines()
+    assert "- few: MAX_RUNS = 1" in lines
+    assert "| one | fwd | 1 | 1.5 | 1.5 |" in lines
+    assert "| two | bwd |  | 1.5 |  |" in lines
+
+
+def test_what_is_off_or_fails_is_not_timed(monkeypatch):
+    case = ScanCase("tiny", 1, 1, 2, 20, 1, dtype=torch.float32)
+    task = next(constants.our_tasks(constants.ScanProblem(case, CPU), "visionssm"))
+    assert isinstance(constants.milliseconds(task, CPU, 0.001), float)
+    monkeypatch.setattr(constants.ScanProblem, "error", lambda *_: Error(2.0, 1.0))
+    assert constants.milliseconds(task, CPU, 0.001) == "off: y"
+    monkeypatch.setattr(constants.ScanProblem, "error", lambda *_: 1 / 0)
+    assert constants.milliseconds(task, CPU, 0.001).startswith("ZeroDivisionError")
+
+
+def test_without_a_device_or_a_case(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        constants.main([])
+    with pytest.raises(SystemExit):
+        constants.main(["--filter", "no such case"])
