@@ -52,6 +52,17 @@ ATTEMPTS = (
     Attempt(
         "two runs up to 16 programs a multiprocessor", {"RUN_PROGRAMS_PER_SM": 16}, several=False
     ),
+    Attempt("64 columns a tile forward", {"FORWARD_COLUMNS": 64}, several=False),
+    Attempt(
+        "64 columns and one run forward",
+        {"FORWARD_COLUMNS": 64, "RUN_PROGRAMS_PER_SM": 0},
+        several=False,
+    ),
+    Attempt(
+        "64 columns and two runs up to 16 programs",
+        {"FORWARD_COLUMNS": 64, "RUN_PROGRAMS_PER_SM": 16},
+        several=False,
+    ),
     Attempt("two runs everywhere", {"RUN_PROGRAMS_PER_SM": UNLIMITED}, several=False),
     Attempt(
         "no limit on registers",

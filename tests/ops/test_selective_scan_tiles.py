@@ -29,13 +29,13 @@ TILES = [
 @pytest.mark.parametrize(("shape", "channels"), TILES)
 def test_equals_reference(shape, channels, monkeypatch):
     sizes = []
-    forward_tile = triton_impl._Call.forward_tile
+    forward_launch = triton_impl._Call.forward_launch
 
     def record(call):
-        sizes.append(forward_tile(call)["BD"])
-        return forward_tile(call)
+        sizes.append(forward_launch(call)["BD"])
+        return forward_launch(call)
 
-    monkeypatch.setattr(triton_impl._Call, "forward_tile", record)
+    monkeypatch.setattr(triton_impl._Call, "forward_launch", record)
     _, k, l, _, _ = shape
     inputs, how = make_inputs(*shape), {"routes": random_routes(k, l), "complete": True}
     how["return_last_state"] = True
@@ -65,14 +65,15 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
         torch.testing.assert_close(states[:, :, i].mT, expected)
 
 
-@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize(("runs", "columns"), [(1, 32), (2, 32), (1, 64), (2, 64)])
 @pytest.mark.parametrize(
     ("l", "d", "complete", "elapsed"),
-    [(1, 3, True, False), (16, 33, True, False), (50, 5, False, True), (75, 20, True, False)],
+    [(1, 3, True, False), (16, 65, True, False), (50, 5, False, True), (75, 20, True, False)],
 )
-def test_runs_of_a_tile(monkeypatch, runs, l, d, complete, elapsed):
+def test_runs_of_a_tile(monkeypatch, runs, columns, l, d, complete, elapsed):
     """Lengths that end in the first and in the second run, widths that do not fill a program."""
     monkeypatch.setattr(triton_impl, "MAX_RUNS", runs)
+    monkeypatch.setattr(triton_impl, "FORWARD_COLUMNS", columns)
     monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", 1000)
     inputs = make_inputs(2, 2, l, d, 1, elapsed=elapsed)
     how = {"routes": random_routes(2, l), "complete": complete}
@@ -84,9 +85,9 @@ def test_runs_of_a_tile(monkeypatch, runs, l, d, complete, elapsed):
 def test_two_runs_where_one_would_be_too_few_programs():
     """One multiprocessor stands for a device in the interpreter."""
     cpu = torch.device("cpu")
-    assert triton_impl._runs(2, 128, 1, cpu) == 2
-    assert triton_impl._runs(3, 128, 1, cpu) == 1
-    assert triton_impl._runs(1, 32, 2, cpu) == 1
+    assert triton_impl._tile(2, 128, 1, 32, cpu) == (32, 2)
+    assert triton_impl._tile(3, 128, 1, 32, cpu) == (32, 1)
+    assert triton_impl._tile(1, 32, 2, 32, cpu) == (32, 1)
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

@@ -11,7 +11,8 @@ from ..launch import cdiv, check_device, device_of, interpreting, next_power_of_
 from .kernels import backward_kernel, carry_kernel, forward_kernel
 
 STEPS = 16  # of a run, and between two saved states
-COLUMNS = 32  # of a tile: one a thread
+COLUMNS = 32  # of a tile: one a thread ...
+FORWARD_COLUMNS = 32  # ... and of the forward pass with one state
 MAX_RUNS = 2  # of a tile, with one state, one after the other: half as many channels a program ...
 RUN_PROGRAMS_PER_SM = 8  # ... where without them there were no more programs than this
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
@@ -40,8 +41,7 @@ def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...
 def num_parts(delta: Tensor, n: int) -> tuple[int, int]:
     """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
     b, k, _, d = delta.shape
-    channels = _columns(d) // _runs(b * k, d, n, delta.device)
-    return cdiv(d, channels), b
+    return cdiv(d, _tile(b * k, d, n, COLUMNS, delta.device).channels), b
 
 
 def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
@@ -64,15 +64,23 @@ def whole_tiles(routes: Tensor) -> Tensor:
     return routes.index_select(-1, last)
 
 
-def _columns(d: int) -> int:
-    """Columns of a tile; in the interpreter idle ones cost time."""
-    return min(COLUMNS, max(2 * MAX_RUNS, next_power_of_2(d))) if interpreting() else COLUMNS
+class Tile(NamedTuple):
+    """Columns of a tile, and in how many runs of steps they are."""
+
+    columns: int
+    runs: int
+
+    @property
+    def channels(self) -> int:
+        return self.columns // self.runs
 
 
-def _runs(routes: int, d: int, n: int, device: torch.device) -> int:
-    """Runs of steps in a tile, for so many routes of all images."""
-    programs = routes * cdiv(d, _columns(d))
-    return MAX_RUNS if n == 1 and programs <= RUN_PROGRAMS_PER_SM * _multiprocessors(device) else 1
+def _tile(routes: int, d: int, n: int, columns: int, device: torch.device) -> Tile:
+    """Of so many columns at most, for so many routes of all images."""
+    if interpreting():  # idle columns cost time there
+        columns = min(columns, max(2 * MAX_RUNS, next_power_of_2(d)))
+    few = routes * cdiv(d, columns) <= RUN_PROGRAMS_PER_SM * _multiprocessors(device)
+    return Tile(columns, MAX_RUNS if n == 1 and few else 1)
 
 
 def selective_scan_forward(
@@ -138,15 +146,14 @@ class _Call:
             routes = (whole_tiles(routes) if complete else routes).contiguous()
         self.routes = routes
         self.zero_rows = routes is not None and not complete
-        self.columns, self.runs = _columns(d), _runs(b * k, d, self.sizes[4], u.device)
-        self.channels = self.columns // self.runs
-        self.num_blocks = cdiv(d, self.channels)
-        self.forward_segments, self.backward_segments = (
-            _split_length(self.length, self.runs * STEPS, b * k * self.num_blocks, slots, u.device)
-            for slots in (FORWARD_SLOTS, BACKWARD_SLOTS)
-        )
+        n = self.sizes[4]
+        columns = FORWARD_COLUMNS if n == 1 else COLUMNS
+        self.forward_tile = _tile(b * k, d, n, columns, u.device)
+        self.backward_tile = _tile(b * k, d, n, COLUMNS, u.device)
+        self.forward_segments = self._segments(self.forward_tile, FORWARD_SLOTS)
+        self.backward_segments = self._segments(self.backward_tile, BACKWARD_SLOTS)
         self.flags = dict(
-            N=self.sizes[4],
+            N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
             HAS_BIAS=delta_bias is not None, HAS_ELAPSED=elapsed is not None,
             SOFTPLUS=delta_softplus, num_warps=1,
@@ -161,30 +168,39 @@ class _Call:
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
-    def forward_tile(self) -> dict[str, int]:
-        """Tile of the forward pass, which has one state in registers, or all of them."""
-        n = self.sizes[4]
-        if n == 1:
-            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": self.columns, "W": self.runs}
-        states = next_power_of_2(n)
-        channels = min(self.columns, STATE_VALUES // states)
-        tile = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": channels, "W": 1}
-        return tile | self.registers(self.forward_segments)
+    def _segments(self, tile: Tile, slots: int) -> Segments:
+        steps, device = tile.runs * STEPS, self.u.device
+        return _split_length(self.length, steps, self.programs(tile), slots, device)
 
-    def registers(self, segments: Segments) -> dict[str, int]:
+    def programs(self, tile: Tile) -> int:
+        """Of one segment."""
+        b, k, _, d, _ = self.sizes
+        return b * k * cdiv(d, tile.channels)
+
+    def forward_launch(self) -> dict[str, int]:
+        """Tile of the forward pass, which has one state in registers, or all of them."""
+        n, tile = self.sizes[4], self.forward_tile
+        if n == 1:
+            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": tile.columns, "W": tile.runs}
+        states = next_power_of_2(n)
+        columns = min(tile.columns, STATE_VALUES // states)
+        launch = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": columns, "W": 1}
+        return launch | self.registers(tile, self.forward_segments)
+
+    def backward_launch(self) -> dict[str, int]:
+        """The same of the backward pass."""
+        tile = self.backward_tile
+        launch = {"T": STEPS, "BD": tile.columns, "W": tile.runs}
+        if self.sizes[4] == 1:
+            return launch | self.registers(tile, self.backward_segments)
+        return launch | {"maxnreg": BACKWARD_STATES_REGISTERS}
+
+    def registers(self, tile: Tile, segments: Segments) -> dict[str, int]:
         """A limit on the registers of a thread, where more warps are worth some spilling."""
-        b, k, *_ = self.sizes
-        programs = b * k * self.num_blocks * segments.number
+        programs = self.programs(tile) * segments.number
         if programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
             return {}
         return {"maxnreg": REGISTERS}
-
-    def backward_registers(self) -> dict[str, int]:
-        """The same for the backward pass."""
-        n = self.sizes[4]
-        if n == 1:
-            return self.registers(self.backward_segments)
-        return {"maxnreg": BACKWARD_STATES_REGISTERS}
 
     def grid(self, channels: int, segments: Segments) -> tuple[int, int]:
         """Programs, each of so many channels of one segment."""
@@ -204,8 +220,8 @@ class _Call:
     def run_forward(self, carry, y=None, states=None, sum_e=None) -> None:
         """Scan all segments from `carry`, if it has been set; it receives their last states."""
         b, k, l, d, _ = self.sizes
-        tile, segments = self.forward_tile(), self.forward_segments
-        forward_kernel[self.grid(tile["BD"] // tile["W"], segments)](
+        launch, segments = self.forward_launch(), self.forward_segments
+        forward_kernel[self.grid(launch["BD"] // launch["W"], segments)](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
@@ -213,7 +229,7 @@ class _Call:
             k, l, d, self.length, segments.steps,
             HAS_CARRY=segments.number > 1 and sum_e is None, STORE_Y=y is not None,
             STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
-            **tile, **self.row_flags(self.u, self.delta), **self.flags,
+            **launch, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
     def segment_starts(self) -> Tensor:
@@ -250,7 +266,8 @@ class _Call:
         if self.zero_rows:
             gdelta.zero_()
         new_rows = self.u.new_zeros if self.zero_rows else self.u.new_empty
-        gB, gC = (new_rows(self.num_blocks, b, k, l, n, dtype=f32) for _ in range(2))
+        parts = cdiv(d, self.backward_tile.channels)
+        gB, gC = (new_rows(parts, b, k, l, n, dtype=f32) for _ in range(2))
         new_sums = carry.new_empty if n == 1 else carry.new_zeros  # of several, tiles add to them
         gA = new_sums(*carry.shape[:3], n, d)
         gD, gbias = (carry.new_empty(*carry.shape[:3], d) for _ in range(2))
@@ -274,17 +291,15 @@ class _Call:
         gdelta = _or(gdelta, carry)
         outputs = (gu, gdelta, gA, gB, gC, gD, gbias)
         segments = self.backward_segments
-        backward_kernel[self.grid(self.channels, segments)](
+        backward_kernel[self.grid(self.backward_tile.channels, segments)](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *(_or(t, carry) for t in outputs),
             self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *self._elapsed_strides(), *_strides(self.B), *self._route_strides(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
-            k, l, d, self.length, segments.steps,
-            T=STEPS, BD=self.columns, W=self.runs, SUMMARY=SUMMARY,
-            **self.row_flags(self.u, self.delta, grad_y), **self.flags,
-            **self.backward_registers(),
+            k, l, d, self.length, segments.steps, SUMMARY=SUMMARY,
+            **self.backward_launch(), **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
     def _new_sum_e(self, segments: Segments) -> Tensor:
@@ -293,9 +308,10 @@ class _Call:
 
     def _carry(self, carry, sum_e, first=None, reverse=False) -> None:
         b, k, num_segments, n, d = carry.shape
-        carry_kernel[(b * k * cdiv(d, self.columns), n)](
+        columns = self.backward_tile.columns
+        carry_kernel[(b * k * cdiv(d, columns), n)](
             carry, sum_e, self.A, _or(first, carry), k, d, num_segments,
-            N=n, T=STEPS, BD=self.columns, REVERSE=reverse, HAS_FIRST=first is not None,
+            N=n, T=STEPS, BD=columns, REVERSE=reverse, HAS_FIRST=first is not None,
             num_warps=1,
         )  # fmt: skip
 
