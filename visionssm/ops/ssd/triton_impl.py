@@ -34,7 +34,7 @@ from ..selective_scan.kernels.tile import softplus
 
 MAX_STATES = 256  # of a head, all in one tile
 CHUNK = 64  # as many steps as tensor cores of Hopper take rows
-SMALL_CHUNK = 32  # where tiles of float32, or of many states, would not fit into registers
+SMALL_CHUNK = 32  # backward, in float32 or of many states, where tiles would not fit into registers
 WIDE_STATE = 128  # states of a head, above which they are many
 OUTPUT_HEADS, GRADIENT_HEADS = 4, 8  # of a program, at most
 MIN_DOT = 16  # tensor cores take no less a side
@@ -263,8 +263,6 @@ def _ssd_gradient_kernel(
         p_rows = _rows(p_gy, stride_gb, stride_gl, stride_gh, i_b, o_l, i_h)
         gy = tl.load(p_rows + o_p[None, :], mask=m_x, other=0.0)
         o_state = (((i_b * c + i_c) * h + i_h) * p + o_p[:, None]) * n + o_n[None, :]
-        S = tl.load(p_starts + o_state, mask=m_state, other=0.0)
-        G = tl.load(p_ends + o_state, mask=m_state, other=0.0)
         o_head = (i_b * h + i_h) * (c * T) + i_c * T
         step, decay = tl.load(p_step + o_head + o_t), tl.load(p_decay + o_head + o_t)
         total = tl.load(p_decay + o_head + T - 1)
@@ -281,6 +279,8 @@ def _ssd_gradient_kernel(
         W = tl.where(o_t[:, None] > o_t[None, :], W * step[None, :], 0.0)
         gs = tl.sum(W, 1) - tl.sum(W, 0)
 
+        G = tl.load(p_ends + o_state, mask=m_state, other=0.0)
+        gB += _dot(x.to(tl.float32) * (step * to_end)[:, None], G)
         gx = _dot(B, tl.trans(G)) * to_end[:, None]
         into_end = tl.sum(gx * x.to(tl.float32), 1)
         gx += _dot(tl.trans(scores * M), gy)
@@ -293,15 +293,17 @@ def _ssd_gradient_kernel(
         p_rows = p_gx + ((i_b * l + o_l[:, None]) * h + i_h) * p
         tl.store(p_rows + o_p[None, :], gx, mask=m_x)
 
+        S = tl.load(p_starts + o_state, mask=m_state, other=0.0)
         gy_start = gy.to(tl.float32) * from_start[:, None]
+        gC += _dot(gy_start, S)
         gs += tl.sum(gy_start * _dot(C, tl.trans(S)), 1) - step * into_end
+        # Loaded anew, as it would take registers until here.
+        G = tl.load(p_ends + o_state, mask=m_state, other=0.0)
         kept = tl.sum(tl.sum(S.to(tl.float32) * G.to(tl.float32), 1), 0) * tl.exp2(total)
         gs += tl.where(o_t == T - 1, tl.sum(step * into_end, 0) + kept, 0.0)
         o_part = i % head_parts * stride_part + o_head + o_t
         tl.store(p_gstep + o_part, gstep + into_end)
         tl.store(p_gs + o_part, gs)
-        gC += _dot(gy_start, S)
-        gB += _dot(x.to(tl.float32) * (step * to_end)[:, None], G)
     gB += _dot(tl.trans(P), C)
     gC += _dot(P, B)
     parts = tl.num_programs(1) // blocks  # groups
@@ -312,9 +314,9 @@ def _ssd_gradient_kernel(
 
 
 class _Scan:
-    """Sizes and launches that the forward and backward pass share; arguments as `ssd_forward`."""
+    """Sizes and launches of both passes; arguments as of `ssd_forward`, and steps of a chunk."""
 
-    def __init__(self, x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit):
+    def __init__(self, x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, chunk):
         check_device("x", x)
         self.x, self.B, self.C = (unit_stride(t) for t in (x, B, C))
         self.dt, self.A = dt, A.contiguous()
@@ -323,7 +325,7 @@ class _Scan:
         self.D = None if D is None else D.view(h, -1).expand(h, p) if D.dim() == 1 else D
         self.sizes = b, l, h, p, g, n
         wide = n > WIDE_STATE or x.dtype == torch.float32
-        chunk = SMALL_CHUNK if wide else CHUNK
+        chunk = SMALL_CHUNK if wide else chunk
         self.T = max(MIN_DOT, min(chunk, next_power_of_2(l)))
         self.BP = max(MIN_DOT, min(32 if wide else 64, next_power_of_2(p)))
         self.BN = max(MIN_DOT, next_power_of_2(n))
@@ -390,7 +392,7 @@ def ssd_forward(
     dt_limit: list[float] | None,
 ) -> tuple[Tensor, Tensor]:
     """y (b, l, h, p) in x's dtype, not gated, and the final states (b, h, p, n) in float32."""
-    scan = _Scan(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit)
+    scan = _Scan(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, CHUNK)
     b, _, _, _, g, _ = scan.sizes
     y = x.new_empty(x.shape)
     with device_of(x):
@@ -418,8 +420,8 @@ def ssd_backward(
     dt_softplus: bool,
     dt_limit: list[float] | None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, dt_bias and initial_states, in their dtypes; None for None."""
-    scan = _Scan(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit)
+    """Gradients of x, dt, A, B, C, D, dt_bias, initial_states in their dtypes; None for None."""
+    scan = _Scan(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, SMALL_CHUNK)
     b, l, h, p, g, n = scan.sizes
     grad_y = unit_stride(grad_y)
     f32 = torch.float32
@@ -443,13 +445,13 @@ def ssd_backward(
             scan.dt, _or(scan.dt_bias, scan.A), scan.A, gstep, gs, gdt, sums, *scan.step_sizes,
             scan.head_parts, gstep.stride(0), sums.stride(0), **scan.step_flags,
         )  # fmt: skip
-    gB, gC = gBC.sum(1)
-    gA, gbias = sums.sum(1)
+    gB, gC = (parts.sum(0) for parts in gBC)
+    gA, gbias = (parts.sum(0) for parts in sums)
     if D is not None:
         gD = gD.sum((0, 2) if D.dim() == 1 else 0).to(D.dtype)
     return (
         gx, gdt, gA.to(A.dtype), gB.to(B.dtype), gC.to(C.dtype), None if D is None else gD,
-        None if dt_bias is None else gbias.to(dt_bias.dtype, copy=True),
+        None if dt_bias is None else gbias.to(dt_bias.dtype),
         None if initial_states is None else g_first.to(initial_states.dtype),
     )  # fmt: skip
 
