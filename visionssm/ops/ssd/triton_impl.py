@@ -155,8 +155,8 @@ def _ssd_states_kernel(
     o_state = o_p[:, None] * n + o_n[None, :]
     state = tl.zeros((BP, BN), tl.float32)
     if HAS_FIRST:
-        p_head = p_first + (i_b * h + i_h) * p * n
-        state = tl.load(p_head + o_state, mask=m_state, other=0.0).to(tl.float32)
+        p_of_first = p_first + (i_b * h + i_h) * p * n
+        state = tl.load(p_of_first + o_state, mask=m_state, other=0.0).to(tl.float32)
     for i in range(c):
         i_c = i
         if REVERSE:
@@ -209,10 +209,10 @@ def _ssd_output_kernel(
         m_x = m_l[:, None] & m_p[None, :]
         o_head = (i_b * h + i_h) * (c * T) + i_c * T + o_t
         step, decay = tl.load(p_step + o_head), tl.load(p_decay + o_head)
-        p_rows = _rows(p_x, stride_xb, stride_xl, stride_xh, i_b, o_l, i_h)
-        x = tl.load(p_rows + o_p[None, :], mask=m_x, other=0.0)
-        p_rows = p_states + (((i_b * c + i_c) * h + i_h) * p + o_p[:, None]) * n
-        S = tl.load(p_rows + o_n[None, :], mask=m_p[:, None] & m_n[None, :], other=0.0)
+        p_part = _rows(p_x, stride_xb, stride_xl, stride_xh, i_b, o_l, i_h)
+        x = tl.load(p_part + o_p[None, :], mask=m_x, other=0.0)
+        p_part = p_states + (((i_b * c + i_c) * h + i_h) * p + o_p[:, None]) * n
+        S = tl.load(p_part + o_n[None, :], mask=m_p[:, None] & m_n[None, :], other=0.0)
         past = o_t[:, None] >= o_t[None, :]
         between = tl.where(past, decay[:, None] - decay[None, :], float("-inf"))
         y = _dot(C, tl.trans(S)) * tl.exp2(decay)[:, None]
@@ -220,8 +220,8 @@ def _ssd_output_kernel(
         if HAS_D:
             D = tl.load(p_D + i_h * stride_Dh + o_p * stride_Dp, mask=m_p, other=0.0)
             y += D.to(tl.float32)[None, :] * x.to(tl.float32)
-        p_rows = p_y + ((i_b * l + o_l[:, None]) * h + i_h) * p
-        tl.store(p_rows + o_p[None, :], y, mask=m_x)
+        p_part = p_y + ((i_b * l + o_l[:, None]) * h + i_h) * p
+        tl.store(p_part + o_p[None, :], y, mask=m_x)
 
 
 @triton.jit
@@ -258,10 +258,10 @@ def _ssd_gradient_kernel(
         o_p = i % head_parts * BP + tl.arange(0, BP)
         m_p = o_p < p
         m_x, m_state = m_l[:, None] & m_p[None, :], m_p[:, None] & m_n[None, :]
-        p_rows = _rows(p_x, stride_xb, stride_xl, stride_xh, i_b, o_l, i_h)
-        x = tl.load(p_rows + o_p[None, :], mask=m_x, other=0.0)
-        p_rows = _rows(p_gy, stride_gb, stride_gl, stride_gh, i_b, o_l, i_h)
-        gy = tl.load(p_rows + o_p[None, :], mask=m_x, other=0.0)
+        p_part = _rows(p_x, stride_xb, stride_xl, stride_xh, i_b, o_l, i_h)
+        x = tl.load(p_part + o_p[None, :], mask=m_x, other=0.0)
+        p_part = _rows(p_gy, stride_gb, stride_gl, stride_gh, i_b, o_l, i_h)
+        gy = tl.load(p_part + o_p[None, :], mask=m_x, other=0.0)
         o_state = (((i_b * c + i_c) * h + i_h) * p + o_p[:, None]) * n + o_n[None, :]
         o_head = (i_b * h + i_h) * (c * T) + i_c * T
         step, decay = tl.load(p_step + o_head + o_t), tl.load(p_decay + o_head + o_t)
@@ -290,8 +290,8 @@ def _ssd_gradient_kernel(
             gx += D.to(tl.float32)[None, :] * gy.to(tl.float32)
             gD = tl.sum(gy.to(tl.float32) * x.to(tl.float32), 0)
             tl.store(p_gD + ((i_b * c + i_c) * h + i_h) * p + o_p, gD, mask=m_p)
-        p_rows = p_gx + ((i_b * l + o_l[:, None]) * h + i_h) * p
-        tl.store(p_rows + o_p[None, :], gx, mask=m_x)
+        p_part = p_gx + ((i_b * l + o_l[:, None]) * h + i_h) * p
+        tl.store(p_part + o_p[None, :], gx, mask=m_x)
 
         S = tl.load(p_starts + o_state, mask=m_state, other=0.0)
         gy_start = gy.to(tl.float32) * from_start[:, None]
@@ -324,10 +324,10 @@ class _Scan:
         (b, l, h, p), (g, n) = x.shape, B.shape[2:]
         self.D = None if D is None else D.view(h, -1).expand(h, p) if D.dim() == 1 else D
         self.sizes = b, l, h, p, g, n
-        wide = n > WIDE_STATE or x.dtype == torch.float32
-        chunk = SMALL_CHUNK if wide else chunk
+        self.wide = n > WIDE_STATE or x.dtype == torch.float32
+        chunk = SMALL_CHUNK if self.wide else chunk
         self.T = max(MIN_DOT, min(chunk, next_power_of_2(l)))
-        self.BP = max(MIN_DOT, min(32 if wide else 64, next_power_of_2(p)))
+        self.BP = max(MIN_DOT, min(32 if self.wide else 64, next_power_of_2(p)))
         self.BN = max(MIN_DOT, next_power_of_2(n))
         self.c = cdiv(l, self.T)
         self.head_parts = cdiv(p, self.BP)
@@ -401,7 +401,7 @@ def ssd_forward(
         _ssd_output_kernel[(b * scan.c, g * scan.blocks(OUTPUT_HEADS))](
             scan.x, scan.B, scan.C, step, decay, _or(scan.D, step), states, y,
             *scan.x.stride()[:3], *scan.token_sizes(OUTPUT_HEADS), **scan.tile(OUTPUT_HEADS),
-            num_warps=4, num_stages=2,
+            num_warps=8 if scan.wide else 4, num_stages=2,
         )  # fmt: skip
     return y, final
 
