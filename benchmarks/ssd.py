@@ -1,4 +1,7 @@
-"""`ssd` and `ssd_noncausal`, eager and compiled, and mamba_ssm's chunked scan."""
+"""`ssd` and `ssd_noncausal`, eager and compiled, and mamba_ssm's chunked scan.
+
+Beside the kernels of `ssd` stands what they replace: its PyTorch implementation, compiled.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from visionssm.layers.scan_init import DT_MAX, DT_MIN
 from visionssm.ops import ssd, ssd_noncausal
 
 from . import peers
-from .registry import EAGER, MAMBA_SSM, SSDCase
+from .registry import COMPILE, EAGER, MAMBA_SSM, SSDCase
 from .task import EPS32, Error, Task, Work, count_flops, max_error
 
 # To the case's dtype, on the way to an element: two factors, what is kept between, the result.
 ROUNDINGS = 4
+PYTORCH = "visionssm, PyTorch"
 MAX_RATE = 16  # decay rates of a fresh model are uniform in [1, 16]
 
 
@@ -64,6 +68,11 @@ class SSDProblem:
         return torch.compile(self.op, fullgraph=True, dynamic=False)
 
     @cached_property
+    def compiled_pytorch(self) -> Callable[..., Tensor]:
+        op = partial(ssd, implementation="torch")
+        return torch.compile(op, fullgraph=True, dynamic=False)
+
+    @cached_property
     def grad_y(self) -> Tensor:
         """Of half the squared norm of y, so that the few numbers of A are no sums that cancel."""
         with torch.no_grad():
@@ -78,9 +87,11 @@ class SSDProblem:
         return {"y": y.detach(), **named}
 
     def contender(self, name: str) -> Callable[..., Tensor]:
-        """A function of the inputs: a mode of ours, or mamba_ssm's."""
+        """A function of the inputs: a mode of ours, PyTorch's products, or mamba_ssm's."""
         if name == MAMBA_SSM:
             return peers.mamba_ssm_ssd
+        if name == PYTORCH:
+            return self.compiled_pytorch
         return self.op if name == EAGER else self.compiled
 
     def prepare_forward(self, name: str) -> Callable[[], Tensor]:
@@ -123,20 +134,22 @@ class SSDProblem:
 
 
 def ssd_tasks(case: SSDCase, device: torch.device, mamba_ssm: bool) -> Iterator[Task]:
-    """Forward, and forward with backward, in every mode of the case, and by mamba_ssm."""
+    """Forward, and forward with backward: every mode of the case, PyTorch's products, mamba_ssm."""
     problem = SSDProblem(case, device)
-    names = [*case.modes, *([MAMBA_SSM] if mamba_ssm and case.causal else [])]
+    names = [*case.modes]
+    if case.causal:
+        names += [PYTORCH] * (COMPILE in case.modes) + [MAMBA_SSM] * mamba_ssm
     for name in names:
-        peer = name == MAMBA_SSM
+        ours = name in case.modes
         task = partial(
             Task,
             case=case.label,
-            contender=name if peer else "visionssm",
-            mode=EAGER if peer else name,
+            contender="visionssm" if ours else name,
+            mode=name if ours else COMPILE if name == PYTORCH else EAGER,
             dtype=case.dtype,
             graph=True,
             missing="the package is not installed"
-            if peer and not peers.mamba_ssm_installed()
+            if name == MAMBA_SSM and not peers.mamba_ssm_installed()
             else "",
         )
         yield task(
@@ -144,12 +157,12 @@ def ssd_tasks(case: SSDCase, device: torch.device, mamba_ssm: bool) -> Iterator[
             prepare=partial(problem.prepare_forward, name),
             errors=partial(problem.forward_errors, name),
             work=problem.forward_work,
-            goal=None if peer else case.goals.get("fwd"),
+            goal=case.goals.get("fwd") if ours else None,
         )
         yield task(
             quantity="fwd+bwd",
             prepare=partial(problem.prepare_forward_backward, name),
             errors=partial(problem.forward_backward_errors, name),
             work=problem.forward_backward_work,
-            goal=None if peer else case.goals.get("fwd+bwd"),
+            goal=case.goals.get("fwd+bwd") if ours else None,
         )

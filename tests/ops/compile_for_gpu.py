@@ -17,6 +17,7 @@ from triton.runtime.driver import driver
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 hsm_ssd_impl = importlib.import_module("visionssm.ops.hsm_ssd.triton_impl")
 depthwise_conv_impl = importlib.import_module("visionssm.ops.depthwise_conv.triton_impl")
+ssd_impl = importlib.import_module("visionssm.ops.ssd.triton_impl")
 state_fusion_impl = importlib.import_module("visionssm.ops.state_fusion.triton_impl")
 
 
@@ -104,6 +105,20 @@ def compile_state_fusion(b: int, h: int, w: int, widths: tuple[int, ...]) -> Non
         state_fusion_impl.state_fusion_backward(y, x, weight)
 
 
+def compile_ssd(b: int, l: int, h: int, p: int, g: int, n: int) -> None:
+    """Compile what a call of this size launches, B and C being parts of one projection."""
+    for name in ("decay", "states", "output", "gradient", "decay_gradient"):
+        kernel = getattr(ssd_impl, f"_ssd_{name}_kernel")
+        setattr(ssd_impl, f"_ssd_{name}_kernel", CompileOnly(kernel))
+    ssd_impl.check_device = lambda name, x: None
+    x, dt = torch.zeros(b, l, h, p).bfloat16(), torch.zeros(b, l, h).bfloat16()
+    B, C = torch.zeros(b, l, g, 2 * n).bfloat16().split(n, dim=-1)
+    A = D = dt_bias = torch.zeros(h)
+    inputs = (x, dt, A, B, C, D, dt_bias, None, True, None)
+    _, final = ssd_impl.ssd_forward(*inputs)
+    ssd_impl.ssd_backward(x, final, *inputs)
+
+
 def main() -> None:
     driver.set_active(HopperWithoutDevice())
     for name in ("forward_kernel", "carry_kernel", "backward_kernel"):
@@ -117,6 +132,7 @@ def main() -> None:
     compile_hsm_ssd(2, 196, 128, 49)
     compile_depthwise_conv(2, 14, 14, 128)
     compile_state_fusion(2, 14, 14, (96, 128))
+    compile_ssd(2, 196, 4, 64, 1, 128)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tests.ops import hsm_ssd_cases, state_fusion_cases
+from tests.ops import hsm_ssd_cases, ssd_cases, state_fusion_cases
 from tests.ops.scan_cases import make_inputs, outputs_and_gradients, random_routes
+from visionssm.ops import ssd
 
 
 def main() -> None:
@@ -21,6 +22,9 @@ def main() -> None:
     for shape in state_fusion_cases.SHAPES:
         inputs = state_fusion_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
         state_fusion_cases.outputs_and_gradients(inputs)
+    for shape in (*ssd_cases.SHAPES, *ssd_cases.TILED_SHAPES):
+        inputs = ssd_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
+        ssd_cases.outputs_and_gradients(ssd, inputs, return_final_states=True)
     torch.cuda.synchronize()
 
 

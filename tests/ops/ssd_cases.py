@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models.golden import GOLDEN
+from visionssm.ops.ssd.torch_impl import CHUNK
 
 # b, l, h, p, g, n: one token, one chunk, more, no multiple of one; one channel; many groups
 SHAPES = [
@@ -21,6 +23,9 @@ SHAPES = [
     (2, 65, 2, 3, 2, 9),
     (1, 200, 6, 4, 3, 4),
 ]
+
+# heads of several parts, more heads and states than a program's; fewer tokens than a tile's rows
+TILED_SHAPES = [(1, 70, 10, 34, 1, 130), (2, 3, 33, 2, 3, 40)]
 
 
 def golden_cases(name: str) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
@@ -69,6 +74,12 @@ def outputs_and_gradients(op: Callable, inputs: dict[str, Tensor], **options) ->
     gradients = torch.autograd.grad(list(named.values()), list(inputs.values()), weights)
     values = {name: t.detach() for name, t in named.items()}
     return values | {f"grad_{name}": g for name, g in zip(inputs, gradients, strict=True)}
+
+
+def largest_log_decay(inputs: dict[str, Tensor]) -> float:
+    """Over a chunk of the longest length, at the step sizes of make_inputs."""
+    dt = F.softplus(inputs["dt"] + inputs["dt_bias"])[:, :CHUNK]
+    return float((dt * inputs["A"]).sum(1).abs().max().detach())
 
 
 def assert_results_close(

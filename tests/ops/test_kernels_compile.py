@@ -34,6 +34,8 @@ def test_every_kernel_compiles(kernels):
         "taps_grad_kernel", "taps_grad3x3_kernel", "taps_grad4x1_kernel",
         "_state_fusion_kernel", "_state_fusion_input_grad_kernel",
         "_state_fusion_weight_grad_kernel",
+        "_ssd_decay_kernel", "_ssd_states_kernel", "_ssd_output_kernel", "_ssd_gradient_kernel",
+        "_ssd_decay_gradient_kernel",
     }  # fmt: skip
     assert all(size > 0 for _, size, _ in kernels)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from visionssm.ops import depthwise_conv, hsm_ssd, selective_scan, state_fusion
+from visionssm.ops import depthwise_conv, hsm_ssd, selective_scan, ssd, state_fusion
 
 B, L, D, N = 2, 6, 4, 3
 OPERATORS = {
@@ -18,11 +18,16 @@ OPERATORS = {
         | dict.fromkeys(("B", "C"), (B, 2, L, N)),
     ),
     "hsm_ssd": (hsm_ssd, {"x": (B, L, D), "dt": (B, L, N), "A": (N,), "B": (B, L, N)}),
+    "ssd": (
+        ssd,
+        {"x": (B, L, 2, D), "dt": (B, L, 2), "A": (2,)} | dict.fromkeys("BC", (B, L, 1, N)),
+    ),
     "state_fusion": (state_fusion, {"x": (B, 3, 2, D), "weight": (3, 3, 3, D)}),
     "depthwise_conv": (depthwise_conv, {"x": (B, 3, 2, D), "weight": (D, 1, 3, 3)}),
 }
 REGISTERED = [(name, i) for name in OPERATORS for i in ("torch", "triton")]
 REGISTERED.remove(("depthwise_conv", "torch"))  # is PyTorch's own convolution
+REGISTERED.remove(("ssd", "torch"))  # are PyTorch's own products
 
 
 def make(name, implementation, batch=B, device="cpu"):
@@ -34,6 +39,8 @@ def make(name, implementation, batch=B, device="cpu"):
     }
     if name == "selective_scan":  # whose routes are as many as images here
         inputs["A"] = -torch.rand(2, D, N)
+    if name == "ssd":  # whose heads are as many as images here
+        inputs["A"] = -torch.rand(2)
     inputs = {key: value.to(device).requires_grad_() for key, value in inputs.items()}
     return partial(op, implementation=implementation), inputs
 

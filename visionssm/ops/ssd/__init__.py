@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_ssd_args, choose_implementation
+from ..dispatch import _log_once, check_implementation, resolve_implementation
+from .checks import check_ssd_args
+from .op import ssd_op
 from .reference import ssd_reference
 from .torch_impl import ssd_torch
 
 __all__ = ["ssd"]
 
-IMPLEMENTATIONS = {"auto": ssd_torch, "reference": ssd_reference, "torch": ssd_torch}
+MAX_TRITON_STATES = 256  # a program of the kernels has all of a head's
 
 
 def ssd(
@@ -52,16 +56,20 @@ def ssd(
         dt_limit: least and greatest step size, after bias and softplus.
         initial_states: (b, h, p, n), or None.
         return_final_states: also return S_l.
-        implementation: "auto" and "torch" are chunked matrix products, "reference" is a plain loop.
+        implementation: "auto" (Triton on CUDA up to n = 256, PyTorch elsewhere), or "triton",
+            "torch", "reference" by name. The first two are matrix products of chunks, the last is a
+            plain loop.
 
     Returns:
         y (b, l, h, p) in x's dtype, and if asked for the final states (b, h, p, n), at least
-        float32. Differentiable in every tensor. Decays, and states from chunk to chunk, are
-        float32, and so are sums; what the products within a chunk multiply has x's dtype.
+        float32. Differentiable in every tensor; in Triton once and in reverse mode, where the same
+        input gives the same bits. Decays, and states from chunk to chunk, are float32, and so are
+        sums; what the products within a chunk multiply has x's dtype.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
-            and what came.
+            and what came; or Triton is asked for by name where it does not run.
+        NotImplementedError: a second or forward-mode derivative of Triton's is asked for.
 
     Source: Transformers are SSMs, arXiv 2405.21060, section 6.
     """
@@ -77,6 +85,25 @@ def ssd(
     check_ssd_args(x, B, others)
     if dt_limit is not None and not 0 <= dt_limit[0] <= dt_limit[1]:
         raise ValueError(f"dt_limit: expected 0 <= least <= greatest, got {dt_limit}")
-    run = choose_implementation(IMPLEMENTATIONS, implementation)
-    y, final = run(x, dt, A, B, C, D, dt_bias, z, dt_softplus, dt_limit, initial_states)
+    check_implementation(implementation)
+    chosen = _resolve(implementation, x, B.shape[3])
+    if chosen != "triton":
+        run = ssd_reference if chosen == "reference" else ssd_torch
+        y, final = run(x, dt, A, B, C, D, dt_bias, z, dt_softplus, dt_limit, initial_states)
+    else:
+        y, final = ssd_op(x, dt, A, B, C, D, dt_bias, initial_states, dt_softplus, dt_limit)
+        if z is not None:
+            y = (y * F.silu(z.to(torch.float32))).to(x.dtype)
     return (y, final) if return_final_states else y
+
+
+def _resolve(name: str, x: Tensor, n: int) -> str:
+    """The implementation that runs; ValueError if it is Triton's and the state is too large."""
+    chosen = resolve_implementation(name, x.device, x.dtype)
+    if chosen != "triton" or 1 <= n <= MAX_TRITON_STATES:
+        return chosen
+    expected = f"1 to {MAX_TRITON_STATES} states in Triton, got {n}"
+    if name == "triton":
+        raise ValueError(f"B: expected {expected}")
+    _log_once(f"ssd runs its slower PyTorch implementation: {expected}")
+    return "torch"
