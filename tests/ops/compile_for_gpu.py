@@ -50,7 +50,7 @@ class CompileOnly:
 
 
 def compile_call(
-    b: int, k: int, l: int, d: int, n: int, segment: int, has_elapsed: bool = False
+    b: int, k: int, l: int, d: int, n: int, segment: int, time: str = "step sizes"
 ) -> None:
     """Compile what a call of this size launches, CPU tensors standing in for CUDA's."""
     triton_impl._split_length = lambda length, *_: triton_impl.Segments(
@@ -58,9 +58,10 @@ def compile_call(
     )
     u, delta, B, C = (torch.zeros(b, k, l, width).bfloat16() for width in (d, d, n, n))
     A, D, delta_bias = torch.zeros(k, n, d), torch.zeros(k, d), torch.zeros(k, d)
-    elapsed = torch.zeros(b, k, l, d) if has_elapsed else None
+    elapsed = torch.zeros(b, k, l, d) if time == "elapsed" else None
+    gaps = torch.ones(b, k, l) if time == "gaps" else None
     routes = torch.zeros(k, l, dtype=torch.int32)
-    inputs = (u, delta, A, B, C, D, delta_bias, elapsed, routes)
+    inputs = (u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes)
     _, _, states = triton_impl.selective_scan_forward(*inputs, True, True, True, True)
     grad_last_state = torch.zeros(b, k, d, n)
     triton_impl.selective_scan_backward(delta, grad_last_state, *inputs, states, True, False)
@@ -127,8 +128,10 @@ def main() -> None:
     compile_call(2, 4, 196, 96, 1, segment=196)
     compile_call(1, 2, 256, 64, 1, segment=128)
     compile_call(2, 1, 197, 128, 16, segment=197)
-    compile_call(1, 2, 256, 64, 1, segment=128, has_elapsed=True)
-    compile_call(4, 1, 197, 128, 16, segment=197, has_elapsed=True)
+    compile_call(1, 2, 256, 64, 1, segment=128, time="elapsed")
+    compile_call(4, 1, 197, 128, 16, segment=197, time="elapsed")
+    compile_call(1, 2, 256, 64, 1, segment=128, time="gaps")
+    compile_call(4, 1, 197, 128, 16, segment=197, time="gaps")
     compile_hsm_ssd(2, 196, 128, 49)
     compile_depthwise_conv(2, 14, 14, 128)
     compile_state_fusion(2, 14, 14, (96, 128))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.ops import hsm_ssd_cases, ssd_cases, state_fusion_cases
-from tests.ops.scan_cases import make_inputs, outputs_and_gradients, random_routes
+from tests.ops.scan_cases import make_inputs, outputs_and_gradients, random_gaps, random_routes
 from visionssm.ops import ssd
 
 
@@ -13,9 +13,11 @@ def main() -> None:
     for n, d in ((1, 40), (1, 64), (7, 33)):
         inputs = make_inputs(1, 2, 300, d, n, dtype=torch.bfloat16, device="cuda")
         timed = make_inputs(1, 2, 300, d, n, dtype=torch.bfloat16, device="cuda", elapsed=True)
+        gaps = random_gaps(1, 2, 300, device="cuda")
         for routes in (None, random_routes(2, 300).cuda(), random_routes(2, 300, steps=50).cuda()):
             outputs_and_gradients(inputs, routes=routes)
             outputs_and_gradients(timed, routes=routes)
+            outputs_and_gradients(inputs, gaps=gaps, routes=routes)
     for shape in hsm_ssd_cases.SHAPES:
         inputs = hsm_ssd_cases.make_inputs(*shape, dtype=torch.bfloat16, device="cuda")
         hsm_ssd_cases.outputs_and_gradients(inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from visionssm.ops import selective_scan
@@ -34,6 +35,18 @@ def make_inputs(
     if elapsed:
         inputs["elapsed"] = randn(b, k, l, d).abs() / 4
     return {name: t.requires_grad_() for name, t in inputs.items()}
+
+
+def random_gaps(b: int, k: int, l: int, *, dtype=torch.float32, device="cpu", seed=0) -> Tensor:
+    """Positions since the last token of a route, 1 to 4, as many of each."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 5, (b, k, l), generator=generator).to(device, dtype)
+
+
+def elapsed_of_gaps(inputs: dict[str, Tensor], gaps: Tensor) -> Tensor:
+    """The elapsed times that the gaps stand for, a function of the inputs."""
+    step_sizes = F.softplus(inputs["delta"] + inputs["delta_bias"][:, None])
+    return step_sizes * gaps[..., None]
 
 
 def random_routes(k: int, l: int, *, steps: int | None = None, batch: int | None = None, seed=0):

@@ -6,35 +6,36 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.ops.scan_cases import make_inputs, random_routes
+from tests.ops.scan_cases import make_inputs, random_gaps, random_routes
 from visionssm.ops import selective_scan
 from visionssm.ops.dispatch import resolve_implementation
 from visionssm.ops.selective_scan import triton_impl
 from visionssm.scans import scan_routes
 
 
-def _op_args(implementation, save_states=True, elapsed=False):
-    inputs = make_inputs(2, 2, 18, 3, 2, elapsed=elapsed)
+def _op_args(implementation, save_states=True, time="step sizes"):
+    inputs = make_inputs(2, 2, 18, 3, 2, elapsed=time == "elapsed")
+    gaps = random_gaps(2, 2, 18) if time == "gaps" else None
     inputs["A"] = inputs["A"].detach().mT.contiguous().requires_grad_()
     return (
-        *inputs.values(), *([] if elapsed else [None]), random_routes(2, 18),
+        *inputs.values(), *([] if time == "elapsed" else [None]), gaps, random_routes(2, 18),
         True, True, True, save_states, implementation,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
-@pytest.mark.parametrize("elapsed", [False, True])
-def test_opcheck(implementation, elapsed, monkeypatch):
+@pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
+def test_opcheck(implementation, time, monkeypatch):
     op = torch.ops.visionssm.selective_scan.default
-    torch.library.opcheck(op, _op_args(implementation, elapsed=elapsed))
-    if not elapsed:  # with states that are not kept too
+    torch.library.opcheck(op, _op_args(implementation, time=time))
+    if time == "step sizes":  # with states that are not kept too
         with monkeypatch.context() as patch:
             patch.setattr(triton_impl, "MAX_SAVED_STATE_SIZE", 1)
             torch.library.opcheck(op, _op_args(implementation))
     with torch.no_grad():
-        args = _op_args(implementation, save_states=False, elapsed=elapsed)
+        args = _op_args(implementation, save_states=False, time=time)
         y, _, states = op(*args)
-    tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:9]]
+    tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:10]]
     grad_y = torch.randn_like(y)[:, None].expand(2, 2, 18, 3)
     torch.library.opcheck(
         torch.ops.visionssm.selective_scan_backward.default,
@@ -51,15 +52,17 @@ def test_opcheck_on_gpu():
     torch.library.opcheck(torch.ops.visionssm.selective_scan.default, tuple(args))
 
 
-@pytest.mark.parametrize("elapsed", [False, True])
-def test_compiles_without_graph_breaks(elapsed):
-    inputs = make_inputs(1, 2, 12, 4, 1, elapsed=elapsed)
+@pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
+def test_compiles_without_graph_breaks(time):
+    inputs = make_inputs(1, 2, 12, 4, 1, elapsed=time == "elapsed")
+    gaps = random_gaps(1, 2, 12) if time == "gaps" else None
     routes = random_routes(2, 12)
 
     def loss(u, delta, A, B, C, D, delta_bias, elapsed=None):
         y = selective_scan(
-            u, delta, A, B, C, D, delta_bias, elapsed=elapsed, routes=routes, reduce="sum"
-        )
+            u, delta, A, B, C, D, delta_bias,
+            elapsed=elapsed, gaps=gaps, routes=routes, reduce="sum",
+        )  # fmt: skip
         return y.square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -71,13 +74,13 @@ def test_compiles_without_graph_breaks(elapsed):
 
 def test_exports():
     class Scan(torch.nn.Module):
-        def forward(self, u, delta, A, B, C, elapsed):
-            return selective_scan(u, delta, A, B, C) + selective_scan(
-                u, delta, A, B, C, elapsed=elapsed
-            )
+        def forward(self, u, delta, A, B, C, elapsed, gaps):
+            y = selective_scan(u, delta, A, B, C)
+            y = y + selective_scan(u, delta, A, B, C, elapsed=elapsed)
+            return y + selective_scan(u, delta, A, B, C, gaps=gaps)
 
-    named = make_inputs(1, 2, 12, 4, 1, elapsed=True)
-    inputs = tuple(named[name] for name in ("u", "delta", "A", "B", "C", "elapsed"))
+    named = make_inputs(1, 2, 12, 4, 1, elapsed=True) | {"gaps": random_gaps(1, 2, 12)}
+    inputs = tuple(named[name] for name in ("u", "delta", "A", "B", "C", "elapsed", "gaps"))
     program = torch.export.export(Scan(), inputs)
     torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tests.ops.scan_cases import (
     added_up,
     assert_results_close,
+    elapsed_of_gaps,
     make_inputs,
     outputs_and_gradients,
+    random_gaps,
     random_routes,
     to_double,
 )
@@ -81,6 +83,62 @@ def test_elapsed_time_may_be_a_strided_view_of_another_dtype(implementation):
     actual = outputs_and_gradients(inputs, implementation=implementation)
     assert actual["grad_elapsed"].dtype == torch.bfloat16
     assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("n", [1, 16])
+@pytest.mark.parametrize("routing", ["identity", "permutation", "partial", "per_image"])
+def test_gaps_are_elapsed_times_in_step_sizes(implementation, n, routing):
+    b, k, l, d = 2, 2, 37, 5
+    routes = {
+        "identity": None,
+        "permutation": random_routes(k, l),
+        "partial": random_routes(k, l, steps=l // 2),
+        "per_image": random_routes(k, l, steps=l // 2, batch=b),
+    }[routing]
+    inputs, gaps = make_inputs(b, k, l, d, n), random_gaps(b, k, l)
+    how = {"routes": routes, "complete": routing == "permutation"}
+    doubles = to_double(inputs)
+    elapsed = elapsed_of_gaps(doubles, gaps)
+    exact = outputs_and_gradients(doubles, elapsed=elapsed, implementation="reference", **how)
+    actual = outputs_and_gradients(inputs, gaps=gaps, implementation=implementation, **how)
+    assert_results_close(actual, exact, l)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bfloat16, torch.float64])
+def test_gaps_may_be_a_strided_view_of_another_dtype(implementation, dtype):
+    inputs, gaps = make_inputs(2, 3, 19, 6, 1), random_gaps(2, 19, 3, dtype=dtype).mT
+    doubles = to_double(inputs)
+    elapsed = elapsed_of_gaps(doubles, gaps)
+    exact = outputs_and_gradients(doubles, elapsed=elapsed, implementation="reference")
+    actual = outputs_and_gradients(inputs, gaps=gaps, implementation=implementation)
+    assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+def test_gaps_of_step_sizes_without_softplus(implementation):
+    inputs, gaps = make_inputs(1, 2, 19, 6, 2), random_gaps(1, 2, 19)
+    inputs = {name: inputs[name] for name in ("u", "delta", "A", "B", "C")}
+    with torch.no_grad():
+        inputs["delta"].abs_()
+    doubles, how = to_double(inputs), {"delta_softplus": False}
+    elapsed = doubles["delta"] * gaps[..., None]
+    exact = outputs_and_gradients(doubles, elapsed=elapsed, implementation="reference", **how)
+    actual = outputs_and_gradients(inputs, gaps=gaps, implementation=implementation, **how)
+    assert_results_close(actual, exact, 19)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gaps_in_half_precision_round_results_alone(implementation, dtype):
+    """Elapsed times are not rounded, as they would be if they were given."""
+    inputs, gaps = make_inputs(2, 2, 37, 6, 2, dtype=dtype), random_gaps(2, 2, 37)
+    doubles = to_double(inputs)
+    exact = outputs_and_gradients(doubles, gaps=gaps, implementation="reference")
+    addends = added_up(doubles, gaps=gaps, implementation="reference")
+    actual = outputs_and_gradients(inputs, gaps=gaps, implementation=implementation)
+    assert_results_close(actual, exact, 37, addends)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
@@ -182,27 +240,32 @@ def test_route_equals_permuting_the_input(implementation, l, n, seed):
 @settings(max_examples=20, deadline=None)
 @given(
     l=st.integers(1, 100), step=st.integers(1, 100), block=st.integers(1, 100),
-    elapsed=st.booleans(),
+    time=st.sampled_from(["step sizes", "elapsed", "gaps"]),
 )  # fmt: skip
-def test_chunking_changes_nothing_in_torch(l, step, block, elapsed):
-    inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64, elapsed=elapsed)
-    exact = outputs_and_gradients(inputs, implementation="reference")
+def test_chunking_changes_nothing_in_torch(l, step, block, time):
+    inputs = make_inputs(1, 2, l, 3, 2, dtype=torch.float64, elapsed=time == "elapsed")
+    gaps = random_gaps(1, 2, l) if time == "gaps" else None
+    exact = outputs_and_gradients(inputs, gaps=gaps, implementation="reference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_impl, "CHUNK_STEPS", 2)
         patch.setattr(torch_impl, "SERIAL_STEPS", 4)
         patch.setattr(torch_impl, "STEP_ELEMENTS", 12 * step)
         patch.setattr(torch_impl, "BLOCK_ELEMENTS", 12 * block)
-        actual = outputs_and_gradients(inputs, implementation="torch")
+        actual = outputs_and_gradients(inputs, gaps=gaps, implementation="torch")
     for name, expected in exact.items():
         torch.testing.assert_close(actual[name], expected, rtol=1e-10, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize(
-    ("segment", "elapsed", "complete"), [(32, False, True), (64, False, False), (32, True, False)]
-)
-def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment, elapsed, complete):
-    inputs = make_inputs(1, 2, 70, 5, n, elapsed=elapsed)
+    ("segment", "time", "complete"),
+    [
+        (32, "step sizes", True), (64, "step sizes", False), (32, "elapsed", False),
+        (32, "gaps", True), (64, "gaps", False),
+    ],
+)  # fmt: skip
+def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment, time, complete):
+    inputs = make_inputs(1, 2, 70, 5, n, elapsed=time == "elapsed")
     routes = random_routes(2, 70)
     monkeypatch.setattr(
         triton_impl,
@@ -210,6 +273,8 @@ def test_splitting_the_length_changes_nothing_in_triton(monkeypatch, n, segment,
         lambda length, *_: triton_impl.Segments(-(-length // segment), segment),
     )
     how = {"routes": routes, "complete": complete}
+    if time == "gaps":
+        how["gaps"] = random_gaps(1, 2, 70)
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
     actual = outputs_and_gradients(inputs, **how, implementation="triton")
     assert_results_close(actual, exact, 70)
@@ -285,14 +350,15 @@ def test_same_bits_every_run(implementation):
         assert torch.equal(runs[0][name], runs[1][name]), name
 
 
-@pytest.mark.parametrize("elapsed", [False, True])
-def test_gradcheck_in_float64(elapsed):
-    inputs = make_inputs(1, 2, 6, 2, 2, dtype=torch.float64, elapsed=elapsed)
+@pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
+def test_gradcheck_in_float64(time):
+    inputs = make_inputs(1, 2, 6, 2, 2, dtype=torch.float64, elapsed=time == "elapsed")
+    gaps = random_gaps(1, 2, 6) if time == "gaps" else None
     routes = random_routes(2, 6, steps=5)
 
     def scan(*tensors):
         call = dict(zip(inputs, tensors, strict=True))
-        return selective_scan(**call, routes=routes, return_last_state=True)
+        return selective_scan(**call, gaps=gaps, routes=routes, return_last_state=True)
 
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
 
@@ -328,6 +394,15 @@ BAD_CALLS = [
     ("u dtype", {"u": torch.zeros(1, 2, 5, 3, dtype=torch.int64)}, "u: expected a real floating"),
     ("elapsed", {"elapsed": torch.zeros(1, 1, 5, 3)}, r"elapsed: expected \(1, 2, 5, 3\), got"),
     ("elapsed dtype", {"elapsed": torch.zeros(1, 2, 5, 3).long()}, "elapsed: expected a real"),
+    ("gaps", {"gaps": torch.ones(1, 1, 5)}, r"gaps: expected \(1, 2, 5\), got \(1, 1, 5\)"),
+    ("gaps dtype", {"gaps": torch.ones(1, 2, 5).bool()}, "gaps: expected a real floating dtype"),
+    ("gaps device", {"gaps": torch.ones(1, 2, 5, device="meta")}, "gaps: expected device cpu"),
+    ("gaps gradient", {"gaps": torch.ones(1, 2, 5, requires_grad=True)}, "gaps: .*requires_grad"),
+    (
+        "gaps and elapsed",
+        {"gaps": torch.ones(1, 2, 5), "elapsed": torch.ones(1, 2, 5, 3)},
+        "gaps: expected None beside elapsed",
+    ),
     ("device", {"B": torch.zeros(1, 2, 5, 1, device="meta")}, "B: expected device cpu"),
     ("reduce", {"reduce": "mean"}, "reduce: expected 'none' or 'sum', got 'mean'"),
     ("implementation", {"implementation": "cuda"}, "implementation: expected one of"),

@@ -50,8 +50,11 @@ def _gaps(dt: Tensor, kept: Tensor) -> Tensor:
     return until - F.pad(until[..., :-1], (1, 0))
 
 
-def _scan(inputs, kept, gaps, implementation, compact):
-    """Outputs (b, d, kept) and the last state, by a route over all tokens or of gathered ones."""
+def _scan(inputs, kept, gaps, implementation, compact, positions=None):
+    """Outputs (b, d, kept) and the last state, by a route over all tokens or of gathered ones.
+
+    Gaps are times (b, d, kept), or those of positions (b, 1, kept).
+    """
     tokens = {k: inputs[k][:, None].transpose(2, 3) for k in ("u", "delta", "B", "C")}
     if gaps is not None:
         gaps = gaps[:, None].transpose(2, 3)
@@ -66,7 +69,8 @@ def _scan(inputs, kept, gaps, implementation, compact):
             elapsed = elapsed.scatter(2, rows.expand_as(gaps), gaps)
     y, last_state = selective_scan(
         **tokens, A=inputs["A"][None], D=inputs["D"][None], delta_bias=inputs["delta_bias"][None],
-        elapsed=elapsed, routes=routes, return_last_state=True, implementation=implementation,
+        elapsed=elapsed, gaps=positions, routes=routes, return_last_state=True,
+        implementation=implementation,
     )  # fmt: skip
     if not compact:
         y = y.gather(2, rows.expand(-1, -1, -1, y.shape[3]))
@@ -122,11 +126,12 @@ def test_gap_power(case, implementation, dtype):
     """Where only positions of the missing tokens are known, each counts like the kept one."""
     inputs, tensors = _load(case, dtype)
     kept = tensors["kept"]
+    positions = torch.diff(kept, prepend=kept.new_full((len(kept), 1), -1))[:, None]
     dt = _step_sizes(inputs)
-    gaps = dt.gather(2, kept[:, None].expand(-1, dt.shape[1], -1))
-    gaps = gaps * torch.diff(kept, prepend=kept.new_full((len(kept), 1), -1))[:, None]
-    out, _ = _scan(inputs, kept, gaps, implementation, compact=True)
-    _assert_close("out", out, tensors["out_gap_power"], BOUNDS[dtype])
+    gaps = dt.gather(2, kept[:, None].expand(-1, dt.shape[1], -1)) * positions
+    for times, counts in ((gaps, None), (None, positions)):
+        out, _ = _scan(inputs, kept, times, implementation, compact=True, positions=counts)
+        _assert_close("out", out, tensors["out_gap_power"], BOUNDS[dtype])
 
 
 @pytest.mark.gpu

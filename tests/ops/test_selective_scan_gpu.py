@@ -15,6 +15,7 @@ from tests.ops.scan_cases import (
     assert_results_close,
     make_inputs,
     outputs_and_gradients,
+    random_gaps,
     random_routes,
     to_double,
 )
@@ -81,6 +82,23 @@ def test_elapsed_time(dtype, length, k, d, n):
         exact = outputs_and_gradients(to_double(inputs), **how)
         actual = outputs_and_gradients(inputs, routes=routes)
         assert_results_close(actual, exact, length, added_up(to_double(inputs), **how))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [37, 500, 3136])
+@pytest.mark.parametrize(("k", "d", "n"), [(4, 40, 1), (2, 33, 16)])
+def test_gaps(dtype, length, k, d, n):
+    inputs = make_inputs(2, k, length, d, n, dtype=dtype, device="cuda")
+    gaps = random_gaps(2, k, length, device="cuda")
+    kept = random_routes(k, length, steps=1 + length // 2, batch=2).cuda()
+    for routes, complete in ((None, False), (random_routes(k, length).cuda(), True), (kept, False)):
+        how = {"routes": routes, "complete": complete, "gaps": gaps}
+        exact = outputs_and_gradients(to_double(inputs), **how, implementation="torch")
+        actual = outputs_and_gradients(inputs, **how)
+        addends = added_up(to_double(inputs), **how, implementation="torch")
+        assert_results_close(actual, exact, length, addends)
+        again = outputs_and_gradients(inputs, **how)
+        assert all(torch.equal(actual[name], again[name]) for name in actual)
 
 
 def test_long_sequence_of_one_image():

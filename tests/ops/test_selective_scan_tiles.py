@@ -11,6 +11,7 @@ from tests.ops.scan_cases import (
     assert_results_close,
     make_inputs,
     outputs_and_gradients,
+    random_gaps,
     random_routes,
     to_double,
 )
@@ -51,7 +52,7 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
     inputs = make_inputs(1, 1, 37, 5, 3)
     u, delta, A, B, C, D, bias = (t.detach() for t in inputs.values())
     A = A.mT
-    call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, True, True)
+    call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, None, True, True)
     states = torch.full((1, 1, 3, 3, 5), torch.nan)
     call.run_forward(call.segment_starts(), states=states)
     for i, steps in enumerate((0, 16, 32)):
@@ -60,23 +61,25 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
         expected = torch.zeros(1, 1, 5, 3)
         if steps:
             expected = triton_impl.selective_scan_forward(
-                *part, A, *BC, D, bias, None, None, True, False, True, False
+                *part, A, *BC, D, bias, None, None, None, True, False, True, False
             )[1]
         torch.testing.assert_close(states[:, :, i].mT, expected)
 
 
 @pytest.mark.parametrize(("runs", "columns"), [(1, 32), (2, 32), (1, 64), (2, 64)])
 @pytest.mark.parametrize(
-    ("l", "d", "complete", "elapsed"),
-    [(1, 3, True, False), (16, 65, True, False), (50, 5, False, True), (75, 20, True, False)],
+    ("l", "d", "complete", "clock"),
+    [(1, 3, True, None), (16, 65, True, None), (50, 5, False, "elapsed"), (75, 20, True, "gaps")],
 )
-def test_runs_of_a_tile(monkeypatch, runs, columns, l, d, complete, elapsed):
+def test_runs_of_a_tile(monkeypatch, runs, columns, l, d, complete, clock):
     """Lengths that end in the first and in the second run, widths that do not fill a program."""
     monkeypatch.setattr(triton_impl, "MAX_RUNS", runs)
     monkeypatch.setattr(triton_impl, "FORWARD_COLUMNS", columns)
     monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", 1000)
-    inputs = make_inputs(2, 2, l, d, 1, elapsed=elapsed)
+    inputs = make_inputs(2, 2, l, d, 1, elapsed=clock == "elapsed")
     how = {"routes": random_routes(2, l), "complete": complete}
+    if clock == "gaps":
+        how["gaps"] = random_gaps(2, 2, l)
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
     actual = outputs_and_gradients(inputs, **how, implementation="triton")
     assert_results_close(actual, exact, l)

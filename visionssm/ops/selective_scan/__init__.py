@@ -24,6 +24,7 @@ def selective_scan(
     *,
     delta_softplus: bool = True,
     elapsed: Tensor | None = None,
+    gaps: Tensor | None = None,
     routes: Tensor | None = None,
     reduce: str = "none",
     complete: bool = False,
@@ -38,7 +39,8 @@ def selective_scan(
         h_t  = exp(e_t A) h_(t-1) + dt_t B_t u_t         h_0 = 0, one (d, n) state a route
         y_t  = <C_t, h_t> + D u_t                        written to the same token's row
 
-    where e_t, the time since the route's previous step, is dt_t unless `elapsed` says otherwise.
+    where e_t, the time since the route's previous step, is dt_t unless `elapsed` or `gaps` says
+    otherwise.
 
     Letters: b batch, k routes, l tokens, d channels, n state size, s steps of a route.
 
@@ -57,6 +59,11 @@ def selective_scan(
             (b, k, l, d), in token order; at least 0 (not checked), no bias or softplus is applied.
             Where a route leaves out tokens, the sum of the step sizes since the last one visited
             decays the state as if they had been visited without input. A padding step's is its dt.
+        gaps: number of step sizes that pass instead of one, e_t = gaps_t dt_t (b, k, l), in token
+            order; at least 0 (not checked), any real floating dtype, int32 or int64. Where a route
+            leaves out tokens, the positions since the last one visited: as if those had this
+            token's step size. In place of `elapsed`, it spares a (b, k, l, d) tensor; it has no
+            gradient. A padding step's is 1.
         routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
             image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
@@ -73,27 +80,30 @@ def selective_scan(
         y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
         ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
         State, decay and arithmetic are float32 whatever the input dtype. Differentiable in every
-        tensor (once and in reverse mode; the reference twice, and forward); the same input gives
-        the same bits.
+        tensor but gaps (once and in reverse mode; the reference twice, and forward); the same input
+        gives the same bits.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
-            and what came. Route indices are checked on CPU; on CUDA, where looking would stall the
-            device, an index outside [0, l) acts as a padding step.
+            and what came; gaps requires a gradient, or comes beside elapsed. Route indices are
+            checked on CPU; on CUDA, where looking would stall the device, an index outside [0, l)
+            acts as a padding step.
         NotImplementedError: a second or forward-mode derivative is asked for.
 
     Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
     """
-    check_selective_scan_args(u, delta, A, B, C, D, delta_bias, elapsed, routes, reduce, complete)
+    check_selective_scan_args(
+        u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, reduce, complete
+    )
     check_implementation(implementation)
     if implementation == "reference":
         y, last_state = selective_scan_reference(
             u, delta, A, B, C, D, delta_bias,
-            delta_softplus=delta_softplus, elapsed=elapsed, routes=routes, reduce=reduce,
+            delta_softplus=delta_softplus, elapsed=elapsed, gaps=gaps, routes=routes, reduce=reduce,
         )  # fmt: skip
     else:
         y, last_state = selective_scan_op(
-            u, delta, A, B, C, D, delta_bias, elapsed, routes,
+            u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
             delta_softplus, reduce == "sum", complete, implementation,
         )  # fmt: skip
     return (y, last_state) if return_last_state else y

@@ -25,6 +25,7 @@ def check_selective_scan_args(
     D: Tensor | None,
     delta_bias: Tensor | None,
     elapsed: Tensor | None,
+    gaps: Tensor | None,
     routes: Tensor | None,
     reduce: str,
     complete: bool,
@@ -50,6 +51,7 @@ def check_selective_scan_args(
         ("D", D, (k, d)),
         ("delta_bias", delta_bias, (k, d)),
         ("elapsed", elapsed, (b, k, l, d)),
+        ("gaps", gaps, (b, k, l)),
     ):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
@@ -61,10 +63,23 @@ def check_selective_scan_args(
             raise ValueError(f"{name}: expected a real floating dtype, got {tensor.dtype}")
         if tensor.device != u.device:
             raise ValueError(f"{name}: expected device {u.device} as u, got {tensor.device}")
+    if gaps is not None:
+        _check_gaps(gaps, elapsed, u.device)
     if reduce not in ("none", "sum"):
         raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
     if routes is not None:
         _check_routes(routes, b, k, l, u.device, complete)
+
+
+def _check_gaps(gaps: Tensor, elapsed: Tensor | None, device: torch.device) -> None:
+    if elapsed is not None:
+        raise ValueError("gaps: expected None beside elapsed, which says the same")
+    if gaps.dtype not in (*FLOATING, torch.int32, torch.int64):
+        raise ValueError(f"gaps: expected a real floating dtype, int32 or int64, got {gaps.dtype}")
+    if gaps.device != device:
+        raise ValueError(f"gaps: expected device {device} as u, got {gaps.device}")
+    if gaps.requires_grad:
+        raise ValueError("gaps: expected a tensor without requires_grad, for it has no gradient")
 
 
 def _check_routes(

@@ -19,7 +19,7 @@ from . import torch_impl
 _lib = torch.library.Library("visionssm", "DEF")
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
-    "Tensor? elapsed, Tensor? routes"
+    "Tensor? elapsed, Tensor? gaps, Tensor? routes"
 )
 _lib.define(
     f"selective_scan({_INPUTS}, bool delta_softplus, bool reduce_sum, bool complete, "
@@ -33,7 +33,7 @@ _lib.define(
 
 
 def selective_scan_op(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, implementation,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Call the operator; arguments are checked already. Returns y and the last state."""
@@ -52,8 +52,8 @@ def selective_scan_op(
         t is not None and t.requires_grad for t in differentiable
     )
     y, last_state, _ = torch.ops.visionssm.selective_scan(
-        *differentiable, routes, delta_softplus, reduce_sum and not triton, complete, save_states,
-        implementation,
+        *differentiable, gaps, routes, delta_softplus, reduce_sum and not triton, complete,
+        save_states, implementation,
     )  # fmt: skip
     if triton and reduce_sum:
         with torch.autocast(u.device.type, enabled=False):  # else the sum would be float32
@@ -62,39 +62,39 @@ def selective_scan_op(
 
 
 def _forward(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, save_states, implementation,
 ):  # fmt: skip
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
         return triton_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, elapsed, routes,
+            u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
             delta_softplus, reduce_sum, complete, save_states,
         )  # fmt: skip
     with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
         y, last_state = torch_impl.selective_scan_forward(
-            u, delta, A.mT, B, C, D, delta_bias, elapsed, routes,
+            u, delta, A.mT, B, C, D, delta_bias, elapsed, gaps, routes,
             delta_softplus, reduce_sum, complete,
         )  # fmt: skip
     return y, last_state, last_state.new_empty(0)
 
 
 def _backward(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
         grads = triton_impl.selective_scan_backward(
-            grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
-            delta_softplus, complete,
+            grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
+            states, delta_softplus, complete,
         )  # fmt: skip
     else:
         with torch.autocast(u.device.type, enabled=False):
             gu, gdelta, gA, *sums, gelapsed = torch_impl.selective_scan_backward(
-                grad_y, grad_last_state, u, delta, A.mT, B, C, D, delta_bias, elapsed, routes,
+                grad_y, grad_last_state, u, delta, A.mT, B, C, D, delta_bias, elapsed, gaps, routes,
                 delta_softplus, complete,
             )  # fmt: skip
         grads = (gu, gdelta, gA.mT[None], *(x if x is None else x[None] for x in sums), gelapsed)
@@ -102,7 +102,7 @@ def _backward(
 
 
 def _forward_fake(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, save_states, implementation,
 ):  # fmt: skip
     b, k, l, d = delta.shape
@@ -121,7 +121,7 @@ def _forward_fake(
 
 
 def _backward_fake(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
     def empty(x: Tensor | None) -> Tensor:
@@ -172,7 +172,7 @@ def _autograd(ctx, grad_y, grad_last_state, _):
     )
     sums = (_add_up(grad, x) for grad, x in zip(parts, tensors[2:7], strict=True))
     gelapsed = None if elapsed is None else gelapsed
-    return gu, gdelta, *sums, gelapsed, None, None, None, None, None, None
+    return gu, gdelta, *sums, gelapsed, None, None, None, None, None, None, None
 
 
 def _add_up(parts: Tensor, x: Tensor | None) -> Tensor | None:
@@ -204,15 +204,15 @@ def _scan_flops(delta_shape, A_shape, D_shape, routes_shape, complete) -> int:
 
 @register_flop_formula(torch.ops.visionssm.selective_scan)
 def _forward_flops(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, reduce_sum, complete, *args,
-    out_shape=None, **kwargs,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, reduce_sum, complete,
+    *args, out_shape=None, **kwargs,
 ):  # fmt: skip
     return _scan_flops(delta, A, D, routes, complete)
 
 
 @register_flop_formula(torch.ops.visionssm.selective_scan_backward)
 def _backward_flops(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete, *args, out_shape=None, **kwargs,
 ):  # fmt: skip
     return 2 * _scan_flops(delta, A, D, routes, complete)

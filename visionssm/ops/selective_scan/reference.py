@@ -4,9 +4,9 @@
     h_t  = exp(e_t A) h_(t-1) + dt_t B_t u_t,    h_0 = 0        (d, n)
     y_t  = <C_t, h_t> + D u_t                                   (d)
 
-at the token that route k visits at step t; the elapsed time e_t is dt_t if none is given. Source:
-Mamba, arXiv 2312.00752, equations 2 and 4, with B discretised as dt B. Runs in float32,
-or in float64 when u is; every other implementation is measured against this one.
+at the token that route k visits at step t; the elapsed time e_t is dt_t, or gap_t dt_t with gaps,
+if none is given. Source: Mamba, arXiv 2312.00752, equations 2 and 4, with B discretised as dt B.
+Runs in float32, or in float64 when u is; every other implementation is measured against this one.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def selective_scan_reference(
     *,
     delta_softplus: bool = True,
     elapsed: Tensor | None = None,
+    gaps: Tensor | None = None,
     routes: Tensor | None = None,
     reduce: str = "none",
 ) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,12 @@ def selective_scan_reference(
         delta = delta + delta_bias.to(dtype)[:, None]
     if delta_softplus:
         delta = F.softplus(delta)
-    if elapsed is None:
+    if gaps is not None:
+        gaps = gather_steps(gaps.to(dtype)[..., None], routes)
+        if routes is not None:
+            gaps = gaps.masked_fill((routes < 0)[..., None], 1)
+        elapsed = gaps * delta
+    elif elapsed is None:
         elapsed = delta
     else:
         elapsed = gather_steps(elapsed.to(dtype), routes)

@@ -16,7 +16,8 @@ Backward, with g_t the gradient of h_t: g_t = C_t gy_t + a_(t+1) g_(t+1), the sa
 from the end with decays shifted by one, then
 
     gC_t = sum_d gy_t h_t              gB_t  = sum_d g_t dt_t u_t
-    gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, B_t u_t>, and ge_t where e_t is dt_t
+    gu_t = dt_t <g_t, B_t> + D gy_t    gdt_t = <g_t, B_t u_t>, and gap_t ge_t where e_t is
+                                               gap_t dt_t (gap_t 1 if none is given)
     gA   = sum_t g_t e_t a_t h_(t-1)   gdelta_t = gdt_t (1 - exp(-dt_t))
                                        ge_t  = <g_t, A a_t h_(t-1)>
 """
@@ -46,6 +47,7 @@ class _Steps(NamedTuple):
     u: Tensor  # (s, b, k, d)
     dt: Tensor  # (s, b, k, d)
     elapsed: Tensor  # (s, b, k, d)
+    gaps: Tensor | None  # (s, b, k, 1)
     B: Tensor  # (s, b, k, n)
     C: Tensor  # (s, b, k, n)
 
@@ -59,13 +61,14 @@ def selective_scan_forward(
     D: Tensor | None,
     delta_bias: Tensor | None,
     elapsed: Tensor | None,
+    gaps: Tensor | None,
     routes: Tensor | None,
     delta_softplus: bool,
     reduce_sum: bool,
     complete: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (b, k, l, d) or (b, l, d) in u's dtype, and the last state (b, k, d, n)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     d = A.shape[1]
     y = call.new_tokens(1 if reduce_sum else call.k, d)
     last_state = call.new_state()
@@ -96,12 +99,13 @@ def selective_scan_backward(
     D: Tensor | None,
     delta_bias: Tensor | None,
     elapsed: Tensor | None,
+    gaps: Tensor | None,
     routes: Tensor | None,
     delta_softplus: bool,
     complete: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of the tensors up to elapsed, in order; grad_y is (b, 1 or k, l, d)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     k, (d, n) = call.k, A.shape[1:]
     grad_y = grad_y.to(call.dtype).contiguous()
     gu = call.new_tokens(u.shape[1], d)
@@ -137,6 +141,8 @@ def selective_scan_backward(
             gdecay[1:].mul_(h[:-1])
             gA[group.routes] += (gdecay * steps.elapsed[..., None]).sum((0, 1))
             gtime = (gdecay * group.A).sum(-1)
+            if steps.gaps is not None:
+                gtime *= steps.gaps
             gdt = steps.u * gB_dot
             if elapsed is None:
                 gdt += gtime
@@ -175,13 +181,16 @@ def _block_elements(device: torch.device) -> int:
 class _Call:
     """One call's tensors in the compute dtype, and the memory that its blocks share."""
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
+    def __init__(
+        self, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete
+    ):
         self.b, self.k, self.l, _ = delta.shape
         self.dtype = compute_dtype(u)
         self.u, self.delta, self.B, self.C = (
             t.to(self.dtype).contiguous() for t in (u, delta, B, C)
         )
         self.elapsed = None if elapsed is None else elapsed.to(self.dtype).contiguous()
+        self.gaps = None if gaps is None else gaps.to(self.dtype)[..., None].contiguous()
         self.A = A.to(self.dtype)
         self.D, self.delta_bias = (None if t is None else t.to(self.dtype) for t in (D, delta_bias))
         self.softplus = delta_softplus
@@ -271,12 +280,17 @@ class _Group:
             torch.maximum(dt, pre, out=dt)
         else:
             dt.copy_(pre)
-        elapsed = dt
+        elapsed, gaps = dt, None
+        if call.gaps is not None:
+            gaps = self.take(call.gaps, block)
+            if self.padding is not None:
+                gaps.masked_fill_(self.padding[block], 1)
+            elapsed = torch.mul(dt, gaps, out=call.scratch("elapsed", *dt.shape))
         if call.elapsed is not None:
             elapsed = self.take(call.elapsed, block)
             if self.padding is not None:
                 elapsed = dt.where(self.padding[block], elapsed)
-        return _Steps(u, dt, elapsed, B, C)
+        return _Steps(u, dt, elapsed, gaps, B, C)
 
     def increments(self, steps: _Steps) -> Tensor:
         """x = dt u B, (s, b, k, d, n); the memory of delta is free for it."""

@@ -84,11 +84,11 @@ def _tile(routes: int, d: int, n: int, columns: int, device: torch.device) -> Ti
 
 
 def selective_scan_forward(
-    u, delta, A, B, C, D, delta_bias, elapsed, routes,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, save_states,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     y = call.new_tokens(d, u.dtype)
     states = u.new_empty(
@@ -104,11 +104,11 @@ def selective_scan_forward(
 
 
 def selective_scan_backward(
-    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, routes, states,
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete)
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     with device_of(u):
         if not states.numel():
@@ -127,12 +127,15 @@ class Segments(NamedTuple):
 class _Call:
     """One call's tensors, sizes and launch parameters, shared by all its kernels."""
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, elapsed, routes, delta_softplus, complete):
+    def __init__(
+        self, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete
+    ):
         check_device("u", u)
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[1]
         self.u, self.delta = unit_stride(u), unit_stride(delta)
         self.elapsed = None if elapsed is None else unit_stride(elapsed)
+        self.gaps = None if gaps is None else gaps.contiguous()
         # B and C are slices of one projection as a rule, and then share dtype and strides.
         if B.dtype != C.dtype:
             B, C = B.float(), C.float()
@@ -156,7 +159,7 @@ class _Call:
             N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
             HAS_BIAS=delta_bias is not None, HAS_ELAPSED=elapsed is not None,
-            SOFTPLUS=delta_softplus, num_warps=1,
+            HAS_GAPS=gaps is not None, SOFTPLUS=delta_softplus, num_warps=1,
         )  # fmt: skip
 
     def row_flags(self, *tensors: Tensor) -> dict[str, bool]:
@@ -317,7 +320,7 @@ class _Call:
 
     def _optional_inputs(self):
         D, delta_bias, routes = (_or(t, self.u) for t in (self.D, self.delta_bias, self.routes))
-        return D, delta_bias, self.elapsed, routes
+        return D, delta_bias, self.elapsed, self.gaps, routes
 
     def _elapsed_strides(self):
         return (None, None, None) if self.elapsed is None else _token_strides(self.elapsed)

@@ -11,6 +11,7 @@ from .tile import (
     UNSPECIALIZED,
     channel_offsets,
     elapsed_times,
+    load_gaps,
     load_projections,
     load_rows,
     load_tokens,
@@ -95,7 +96,7 @@ def _sum_steps(T: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
 
 @triton.jit(do_not_specialize=UNSPECIALIZED + ["stride_gB"])
 def backward_kernel(
-    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_states, p_carry,
+    p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_gaps, p_routes, p_states, p_carry,
     p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_gelapsed, p_sum_e2,
     stride_gb, stride_gk, stride_gl, stride_ub, stride_uk, stride_ul,
     stride_db, stride_dk, stride_dl, stride_eb, stride_ek, stride_el,
@@ -104,8 +105,8 @@ def backward_kernel(
     k, l, d, length, segment,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    W: tl.constexpr, SUMMARY: tl.constexpr,
+    HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, W: tl.constexpr, SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
@@ -127,6 +128,8 @@ def backward_kernel(
     p_delta += i_b * stride_db + i_k * stride_dk
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek
+    if HAS_GAPS:
+        p_gaps += i_bk * l
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
@@ -170,6 +173,8 @@ def backward_kernel(
         if HAS_ELAPSED:
             elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
             elapsed = elapsed.to(tl.float32)
+        if HAS_GAPS:
+            gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
         if not SUMMARY:
             u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
             m_h0 = m_d
@@ -188,6 +193,8 @@ def backward_kernel(
         e2 = dt2
         if HAS_ELAPSED:
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
+        if HAS_GAPS:
+            e2 = dt2 * to_columns(gaps, BD, W)
         if SUMMARY:
             sum_e2 += tl.sum(e2, 0)
         if not SUMMARY:
@@ -244,6 +251,8 @@ def backward_kernel(
             gdt = ge
             if HAS_ELAPSED:
                 gdt = tl.where(is_dt, ge, 0.0)
+            if HAS_GAPS:
+                gdt = ge * to_columns(gaps, BD, W)
             gdt = (gdt + u * LOG2E * gdu) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)

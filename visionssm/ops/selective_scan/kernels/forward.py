@@ -10,6 +10,7 @@ from .tile import (
     UNSPECIALIZED,
     channel_offsets,
     elapsed_times,
+    load_gaps,
     load_projections,
     load_rows,
     load_tokens,
@@ -73,15 +74,16 @@ def _split_steps(x):
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def forward_kernel(
-    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_routes, p_y, p_carry, p_states,
+    p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_gaps, p_routes, p_y, p_carry, p_states,
     p_sum_e2, stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
     stride_eb, stride_ek, stride_el,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb, stride_rk,
     k, l, d, length, segment,
     N: tl.constexpr, NP: tl.constexpr, T: tl.constexpr, TS: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_ELAPSED: tl.constexpr, SOFTPLUS: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
-    W: tl.constexpr, HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
+    HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, W: tl.constexpr,
+    HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
     STORE_SUM_E: tl.constexpr,
 ):  # fmt: skip
     """Scan one segment from the state in p_carry, or zero, leaving the segment's last state there.
@@ -102,6 +104,8 @@ def forward_kernel(
     p_delta += i_b * stride_db + i_k * stride_dk
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek
+    if HAS_GAPS:
+        p_gaps += i_bk * l
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
@@ -135,6 +139,8 @@ def forward_kernel(
     if HAS_ELAPSED:
         elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
+    if HAS_GAPS:
+        gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     token_1, m_token_1 = load_tokens(
@@ -149,6 +155,8 @@ def forward_kernel(
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
+        if HAS_GAPS:
+            gaps_1 = load_gaps(p_gaps, token_1, m_token_1)
         token_2, m_token_2 = load_tokens(
             p_routes, tile_from(i_s + 2 * W * T, end, W * T) + o_t, end, l,
             HAS_ROUTES, COMPLETE, WIDE,
@@ -159,6 +167,8 @@ def forward_kernel(
         e2 = dt2
         if HAS_ELAPSED:
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
+        if HAS_GAPS:
+            e2 = dt2 * to_columns(gaps, BD, W)
         if STORE_SUM_E:
             sum_e2 += tl.sum(e2, 0)
         start = state
@@ -185,6 +195,8 @@ def forward_kernel(
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
         if HAS_ELAPSED:
             elapsed = elapsed_1.to(tl.float32)
+        if HAS_GAPS:
+            gaps = gaps_1.to(tl.float32)
         token_1, m_token_1 = token_2, m_token_2
 
     tl.store(p_carry + o_nd, state, mask=m_nd)

@@ -176,6 +176,12 @@ def load_rows(p, row, m_row, o_d, m_d, stride, none):
 
 
 @triton.jit
+def load_gaps(p, token, m_token):
+    """Step sizes that pass in the tokens' steps (T, [W]), one where there is no token."""
+    return tl.load(p + token, mask=m_token, other=1)
+
+
+@triton.jit
 def load_projections(p_B, p_C, o_token, m_token, stride_n, N: tl.constexpr, NP: tl.constexpr):
     """B and C of N state indices for a tile's tokens, (..., 2 NP), in turns; zeros from N to NP.
 
