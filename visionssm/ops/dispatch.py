@@ -15,7 +15,8 @@ _logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
+    """Warn, the first time that a process has this to say."""
     _logger.warning(message)
 
 
@@ -40,9 +41,9 @@ def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) 
     if device.type != "cuda":
         return "torch"
     if not TRITON_INSTALLED:
-        _log_once("Triton is missing: ops on CUDA run their slower PyTorch implementations")
+        log_once("Triton is missing: ops on CUDA run their slower PyTorch implementations")
         return "torch"
     if dtype == torch.float64:
-        _log_once("float64 ops on CUDA run their slower PyTorch implementations")
+        log_once("float64 ops on CUDA run their slower PyTorch implementations")
         return "torch"
     return "triton"

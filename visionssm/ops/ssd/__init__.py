@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import _log_once, check_implementation, resolve_implementation
+from ..dispatch import log_once, check_implementation, resolve_implementation
 from .checks import check_ssd_args
 from .op import ssd_op
 from .reference import ssd_reference
@@ -105,5 +105,5 @@ def _resolve(name: str, x: Tensor, n: int) -> str:
     expected = f"1 to {MAX_TRITON_STATES} states in Triton, got {n}"
     if name == "triton":
         raise ValueError(f"B: expected {expected}")
-    _log_once(f"ssd runs its slower PyTorch implementation: {expected}")
+    log_once(f"ssd runs its slower PyTorch implementation: {expected}")
     return "torch"
