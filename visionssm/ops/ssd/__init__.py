@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import log_once, check_implementation, resolve_implementation
+from ..dispatch import check_implementation, log_once, resolve_implementation
 from .checks import check_ssd_args
 from .op import ssd_op
 from .reference import ssd_reference
