@@ -35,7 +35,7 @@ IMAGES = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(1))
 def test_shortened_routes_visit_the_kept_tokens_in_order(routes):
     kept = torch.tensor([[0, 3, 4, 7, 9, 14], [1, 2, 5, 6, 8, 13]])
     short, steps = shorten_routes(routes, kept)
-    gaps = route_gaps(short, steps)[..., 0]
+    gaps = route_gaps(short, steps)
     for image, tokens in enumerate(kept.tolist()):
         for k, route in enumerate(routes.tolist()):
             visited = [t for t in route if t in tokens]
@@ -84,7 +84,7 @@ def test_skipped_tokens_answer_with_the_skip_term_and_let_time_pass():
     delta, B, C = mixer.project(tokens)
     elapsed = torch.zeros_like(delta)  # of the kept tokens, in the rows of the whole grid
     dt = torch.nn.functional.softplus(delta + bias[:, None])
-    elapsed[:, :, kept[0]] = dt[:, :, kept[0]] * gaps
+    elapsed[:, :, kept[0]] = dt[:, :, kept[0]] * gaps[..., None]
     expected = selective_scan(
         tokens[:, None], delta, A, B, C, D, bias, elapsed=elapsed,
         routes=kept[0][short.long()].int(), reduce="sum", implementation="reference",

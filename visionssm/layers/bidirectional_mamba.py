@@ -115,6 +115,7 @@ class BidirectionalMamba(nn.Module):
         B: Tensor,
         C: Tensor,
         elapsed: Tensor | None = None,
+        gaps: Tensor | None = None,
         routes: Tensor | None = None,
     ) -> Tensor:
         """Scan tokens (b, l, 2, d) in both directions, which are added up: (b, l, d).
@@ -125,6 +126,7 @@ class BidirectionalMamba(nn.Module):
             B: (b, 2, l, n).
             C: (b, 2, l, n).
             elapsed: time since the last token of each direction, see `selective_scan`.
+            gaps: (b, 2, l) step sizes that passed since then instead of one, in place of elapsed.
             routes: of both directions, (2, s) or (b, 2, s); None is from either end to the other.
         """
         complete = routes is None
@@ -139,6 +141,7 @@ class BidirectionalMamba(nn.Module):
             at_least_float32(self.D).unflatten(0, (NUM_ROUTES, -1)),
             self.step_size_bias(),
             elapsed=elapsed,
+            gaps=gaps,
             routes=routes,
             reduce="sum",
             complete=complete,

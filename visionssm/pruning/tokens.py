@@ -99,14 +99,12 @@ def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
 
 
 def position_gaps(positions: Tensor) -> Tensor:
-    """Steps since the last kept token of each direction, in the unpruned sequence: (b, 2, n, 1).
+    """Steps since the last kept token of each direction, unpruned: (b, 2, n), float32.
 
     What comes before the first token of a direction has no state to decay: it counts as 1.
     """
     gaps = positions.diff(dim=1).float()
-    return torch.stack([F.pad(gaps, (1, 0), value=1.0), F.pad(gaps, (0, 1), value=1.0)], 1)[
-        ..., None
-    ]
+    return torch.stack([F.pad(gaps, (1, 0), value=1.0), F.pad(gaps, (0, 1), value=1.0)], 1)
 
 
 def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,11 +126,11 @@ def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def route_gaps(routes: Tensor, steps: Tensor) -> Tensor:
-    """Steps of the full route since the last kept one, in token order: (b, k, n, 1), float32.
+    """Steps of the full route since the last kept one, in token order: (b, k, n), float32.
 
     Args:
         routes: index among the kept tokens at each step (b, k, n).
         steps: the step of the full route that each was (b, k, n), ascending.
     """
     gaps = F.pad(steps.diff(dim=2).float(), (1, 0), value=1.0)
-    return torch.empty_like(gaps).scatter(2, routes.long(), gaps)[..., None]
+    return torch.empty_like(gaps).scatter(2, routes.long(), gaps)

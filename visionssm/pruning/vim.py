@@ -25,7 +25,7 @@ class KeptTokens(NamedTuple):
     x: Tensor  # (b, l, c)
     positions: Tensor  # (b, l) place of each in the unpruned sequence, ascending
     class_index: Tensor | None  # (b, 1) index of the class token
-    clock: Tensor | None = None  # (b, 2, l, d) carried time, or (b, 2, l, 1) gaps of positions
+    clock: Tensor | None = None  # (b, 2, l, d) carried time, or (b, 2, l) gaps of positions
     sizes: Tensor | None = None  # (b, l, 1) how many tokens each stands for, if they are merged
 
 
@@ -163,13 +163,15 @@ def run_block(
     inner, z = mixer.in_proj(block.norm(x)).chunk(2, dim=-1)
     inner = mixer.convolve(inner)
     delta, B, C = mixer.project(inner)
-    elapsed = step_sizes = None
-    if clock is not None or time == "carried":
-        elapsed = step_sizes = F.softplus(at_least_float32(delta) + mixer.step_size_bias()[:, None])
-        if clock is not None:
-            elapsed = step_sizes + clock if time == "carried" else step_sizes * clock
-        elapsed = elapsed.to(delta.dtype)
-    y = mixer.scan(inner, delta, B, C, None if clock is None else elapsed)
+    step_sizes = elapsed = None
+    if time == "carried":
+        step_sizes = F.softplus(at_least_float32(delta) + mixer.step_size_bias()[:, None])
+        elapsed = (step_sizes if clock is None else step_sizes + clock).to(delta.dtype)
+    y = mixer.scan(
+        inner, delta, B, C,
+        elapsed=None if clock is None else elapsed,
+        gaps=clock if time == "gap_power" else None,
+    )  # fmt: skip
     x = x + block.drop_path(block.ls(mixer.gate(y, z)))
     if not traced:
         return x, None

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor
 
 from visionssm.layers import SS2D
-from visionssm.layers.precision import at_least_float32
 from visionssm.models.staged import Stage
 from visionssm.models.vmamba import VMamba
 from visionssm.ops import selective_scan
@@ -26,7 +24,7 @@ class KeptRoutes(NamedTuple):
 
     positions: Tensor  # (b, n) tokens of the grid, ascending
     routes: Tensor  # (b, k, n) index among them at each step
-    gaps: Tensor | None  # (b, k, n, 1) steps of the full route since the last kept one
+    gaps: Tensor | None  # (b, k, n) steps of the full route since the last kept one
 
 
 class PrunedStage(Stage):
@@ -170,12 +168,9 @@ def scan_kept(mixer: SS2D, u: Tensor, kept: KeptRoutes | None) -> tuple[Tensor, 
     else:
         inputs, routes, gaps = take(tokens, kept.positions), kept.routes, kept.gaps
     delta, B, C = mixer.project(inputs)
-    elapsed = None
-    if gaps is not None:
-        elapsed = (F.softplus(at_least_float32(delta) + bias[:, None]) * gaps).to(delta.dtype)
     scanned: Any = selective_scan(
         inputs[:, None], delta, A, B, C, D, bias,
-        elapsed=elapsed, routes=routes, reduce="sum", complete=True,
+        gaps=gaps, routes=routes, reduce="sum", complete=True,
     )  # fmt: skip
     y = scanned
     if kept is not None:
