@@ -48,22 +48,17 @@ class Attempt:
 
 ATTEMPTS = (
     Attempt("as it is", {}),
-    Attempt("one run of steps a tile", {"MAX_RUNS": 1}, several=False),
+    Attempt("one run of steps a tile", {"RUN_PROGRAMS_PER_SM": 0}, several=False),
     Attempt(
         "two runs up to 16 programs a multiprocessor", {"RUN_PROGRAMS_PER_SM": 16}, several=False
     ),
-    Attempt("64 columns a tile forward", {"FORWARD_COLUMNS": 64}, several=False),
-    Attempt(
-        "64 columns and one run forward",
-        {"FORWARD_COLUMNS": 64, "RUN_PROGRAMS_PER_SM": 0},
-        several=False,
-    ),
-    Attempt(
-        "64 columns and two runs up to 16 programs",
-        {"FORWARD_COLUMNS": 64, "RUN_PROGRAMS_PER_SM": 16},
-        several=False,
-    ),
     Attempt("two runs everywhere", {"RUN_PROGRAMS_PER_SM": UNLIMITED}, several=False),
+    Attempt(
+        "64 channels a tile forward",
+        {"RUN_PROGRAMS_PER_SM": 0, "WIDE_PROGRAMS_PER_SM": 0},
+        several=False,
+    ),
+    Attempt("32 channels a tile forward", {"WIDE_PROGRAMS_PER_SM": UNLIMITED}, several=False),
     Attempt(
         "no limit on registers",
         {"FREE_PROGRAMS_PER_SM": UNLIMITED, "BACKWARD_STATES_REGISTERS": 255},

@@ -66,16 +66,16 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
         torch.testing.assert_close(states[:, :, i].mT, expected)
 
 
-@pytest.mark.parametrize(("runs", "columns"), [(1, 32), (2, 32), (1, 64), (2, 64)])
+@pytest.mark.parametrize(("few", "many", "tile"), [(1000, 0, 2), (0, 1000, 1), (0, 0, 1)])
 @pytest.mark.parametrize(
     ("l", "d", "complete", "clock"),
-    [(1, 3, True, None), (16, 65, True, None), (50, 5, False, "elapsed"), (75, 20, True, "gaps")],
+    [(1, 3, True, None), (16, 64, True, None), (50, 5, False, "elapsed"), (75, 64, True, "gaps")],
 )
-def test_runs_of_a_tile(monkeypatch, runs, columns, l, d, complete, clock):
+def test_tiles_of_one_state(monkeypatch, few, many, tile, l, d, complete, clock):
     """Lengths that end in the first and in the second run, widths that do not fill a program."""
-    monkeypatch.setattr(triton_impl, "MAX_RUNS", runs)
-    monkeypatch.setattr(triton_impl, "FORWARD_COLUMNS", columns)
-    monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", 1000)
+    monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", few)
+    monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
+    assert triton_impl._one_state_tile(4, d, torch.device("cpu")).runs == tile
     inputs = make_inputs(2, 2, l, d, 1, elapsed=clock == "elapsed")
     how = {"routes": random_routes(2, l), "complete": complete}
     if clock == "gaps":
@@ -85,12 +85,14 @@ def test_runs_of_a_tile(monkeypatch, runs, columns, l, d, complete, clock):
     assert_results_close(actual, exact, l)
 
 
-def test_two_runs_where_one_would_be_too_few_programs():
-    """One multiprocessor stands for a device in the interpreter."""
-    cpu = torch.device("cpu")
-    assert triton_impl._tile(2, 128, 1, 32, cpu) == (32, 2)
-    assert triton_impl._tile(3, 128, 1, 32, cpu) == (32, 1)
-    assert triton_impl._tile(1, 32, 2, 32, cpu) == (32, 1)
+def test_tile_of_one_state_by_number_of_programs(monkeypatch):
+    monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(triton_impl, "interpreting", lambda: False)
+    cuda = torch.device("cuda")
+    assert triton_impl._one_state_tile(256, 96, cuda) == (32, 2)
+    assert triton_impl._one_state_tile(256, 192, cuda) == (32, 1)
+    assert triton_impl._one_state_tile(256, 384, cuda) == (64, 1)
+    assert triton_impl._one_state_tile(1024, 96, cuda) == (32, 1)  # 64 do not divide it
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

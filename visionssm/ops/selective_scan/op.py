@@ -134,7 +134,7 @@ def _backward_fake(
         from . import triton_impl
 
         gdelta = triton_impl.empty_like_tokens(delta)
-        by_channels, by_images = triton_impl.num_parts(delta, A.shape[1])
+        by_channels, by_images = triton_impl.num_parts(delta)
         f32 = torch.float32
         parts = [
             A.new_empty(0) if x is None else x.new_empty((count, *x.shape), dtype=f32)

@@ -11,10 +11,12 @@ from ..launch import cdiv, check_device, device_of, interpreting, next_power_of_
 from .kernels import backward_kernel, carry_kernel, forward_kernel
 
 STEPS = 16  # of a run, and between two saved states
-COLUMNS = 32  # of a tile: one a thread ...
-FORWARD_COLUMNS = 32  # ... and of the forward pass with one state
-MAX_RUNS = 2  # of a tile, with one state, one after the other: half as many channels a program ...
+COLUMNS = 32  # of a tile: one a thread
+# Of the forward pass with one state:
+MAX_RUNS = 2  # of steps in a tile, one after the other: half as many channels a program ...
 RUN_PROGRAMS_PER_SM = 8  # ... where without them there were no more programs than this
+WIDE_COLUMNS = 64  # of a tile, two a thread, if they divide the width: fewer instructions ...
+WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run at a time
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
@@ -38,10 +40,9 @@ def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...
     return (b, k, cdiv(length, STEPS), n, d)
 
 
-def num_parts(delta: Tensor, n: int) -> tuple[int, int]:
+def num_parts(delta: Tensor) -> tuple[int, int]:
     """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
-    b, k, _, d = delta.shape
-    return cdiv(d, _tile(b * k, d, n, COLUMNS, delta.device).channels), b
+    return cdiv(delta.shape[3], _columns(delta.shape[3])), delta.shape[0]
 
 
 def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
@@ -50,16 +51,15 @@ def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
 
 
 def whole_tiles(routes: Tensor) -> Tensor:
-    """Complete routes (..., s) with the last step repeated until s fills tiles of any size.
+    """Complete routes (..., s) with the last step repeated until s is a multiple of `STEPS`.
 
     Threads then load the tokens of a tile as vectors, without masks or limits. No branch depends on
     a dynamic s.
     """
     steps = routes.shape[-1]
-    tile = MAX_RUNS * STEPS
-    if isinstance(steps, int) and steps % tile == 0:
+    if isinstance(steps, int) and steps % STEPS == 0:
         return routes
-    padded = cdiv(steps, tile) * tile
+    padded = cdiv(steps, STEPS) * STEPS
     last = torch.arange(padded, device=routes.device).clamp(max=steps - 1)
     return routes.index_select(-1, last)
 
@@ -75,12 +75,20 @@ class Tile(NamedTuple):
         return self.columns // self.runs
 
 
-def _tile(routes: int, d: int, n: int, columns: int, device: torch.device) -> Tile:
-    """Of so many columns at most, for so many routes of all images."""
-    if interpreting():  # idle columns cost time there
-        columns = min(columns, max(2 * MAX_RUNS, next_power_of_2(d)))
-    few = routes * cdiv(d, columns) <= RUN_PROGRAMS_PER_SM * _multiprocessors(device)
-    return Tile(columns, MAX_RUNS if n == 1 and few else 1)
+def _columns(d: int) -> int:
+    """Of a tile; in the interpreter idle ones cost time."""
+    return min(COLUMNS, max(2, next_power_of_2(d))) if interpreting() else COLUMNS
+
+
+def _one_state_tile(routes: int, d: int, device: torch.device) -> Tile:
+    """Of the forward pass with one state, for so many routes of all images."""
+    columns, multiprocessors = _columns(d), _multiprocessors(device)
+    programs = routes * cdiv(d, columns)
+    if programs <= RUN_PROGRAMS_PER_SM * multiprocessors and columns >= 2 * MAX_RUNS:
+        return Tile(columns, MAX_RUNS)
+    if programs > WIDE_PROGRAMS_PER_SM * multiprocessors and d % WIDE_COLUMNS == 0:
+        return Tile(WIDE_COLUMNS, 1)
+    return Tile(columns, 1)
 
 
 def selective_scan_forward(
@@ -150,9 +158,9 @@ class _Call:
         self.routes = routes
         self.zero_rows = routes is not None and not complete
         n = self.sizes[4]
-        columns = FORWARD_COLUMNS if n == 1 else COLUMNS
-        self.forward_tile = _tile(b * k, d, n, columns, u.device)
-        self.backward_tile = _tile(b * k, d, n, COLUMNS, u.device)
+        self.backward_tile = self.forward_tile = Tile(_columns(d), 1)
+        if n == 1:
+            self.forward_tile = _one_state_tile(b * k, d, u.device)
         self.forward_segments = self._segments(self.forward_tile, FORWARD_SLOTS)
         self.backward_segments = self._segments(self.backward_tile, BACKWARD_SLOTS)
         self.flags = dict(
@@ -193,7 +201,7 @@ class _Call:
     def backward_launch(self) -> dict[str, int]:
         """The same of the backward pass."""
         tile = self.backward_tile
-        launch = {"T": STEPS, "BD": tile.columns, "W": tile.runs}
+        launch = {"T": STEPS, "BD": tile.columns}
         if self.sizes[4] == 1:
             return launch | self.registers(tile, self.backward_segments)
         return launch | {"maxnreg": BACKWARD_STATES_REGISTERS}

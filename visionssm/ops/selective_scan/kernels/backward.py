@@ -15,15 +15,10 @@ from .tile import (
     load_projections,
     load_rows,
     load_tokens,
-    run_of_columns,
     scale_projections,
     scan_steps,
-    step_offsets,
     step_sizes,
-    steps_of_columns,
     swap_lanes,
-    swap_runs,
-    to_columns,
 )
 
 
@@ -69,13 +64,13 @@ def _split_rows(x):
 
 
 @triton.jit
-def _sum_channels(x, y, W: tl.constexpr):
-    """Sum x and y (T, columns) over the channels, each lane ending with some of the 2 T W sums.
+def _sum_channels(x, y):
+    """Sum x and y (T, channels) over the channels, each lane ending with some of the 2 T sums.
 
     A butterfly that halves the values at every exchange, instead of repeating all sums in all
-    lanes. Returns (2 T W / columns, columns): see `_sum_steps` for what is where.
+    lanes. Returns (2 T / channels, channels): see `_sum_steps` for what is where.
     """
-    M: tl.constexpr = x.shape[1] // W // 2
+    M: tl.constexpr = x.shape[1] // 2
     x = _exchange(x, y, M)
     for i in tl.static_range(1, 5):
         if M >> i > 0:
@@ -85,13 +80,11 @@ def _sum_channels(x, y, W: tl.constexpr):
 
 
 @triton.jit
-def _sum_steps(T: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
+def _sum_steps(T: tl.constexpr, BD: tl.constexpr):
     """Step within the tile of each result of `_sum_channels`, and whether it is of y."""
-    half: tl.constexpr = BD // W // 2
-    R: tl.constexpr = T // half
+    R: tl.constexpr = 2 * T // BD
     lane = tl.arange(0, BD)[None, :]
-    run = lane // (2 * half)
-    return run * T + lane % half * R + tl.arange(0, R)[:, None], lane // half % 2 == 1
+    return lane % (BD // 2) * R + tl.arange(0, R)[:, None], lane >= BD // 2
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED + ["stride_gB"])
@@ -106,20 +99,20 @@ def backward_kernel(
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
-    DENSE: tl.constexpr, WIDE: tl.constexpr, W: tl.constexpr, SUMMARY: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
     With SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
     """
-    num_d = tl.cdiv(d, BD // W)
+    num_d = tl.cdiv(d, BD)
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
     i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
-    begin = tl.multiple_of(i_seg * segment, W * T)
+    begin = tl.multiple_of(i_seg * segment, T)
     end = tl.minimum(begin + segment, length)
-    num_tiles = tl.cdiv(end - begin, W * T)
+    num_tiles = tl.cdiv(end - begin, T)
     if DENSE:
         stride_ul, stride_dl, stride_el, stride_gl = d, d, d, d
 
@@ -133,7 +126,7 @@ def backward_kernel(
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
-    p_states += (i_bk * tl.cdiv(length, T) + begin // T + (num_tiles - 1) * W) * N * d
+    p_states += (i_bk * tl.cdiv(length, T) + begin // T + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_gA += (i_bk * num_seg + i_seg) * N * d
     p_gu += i_bk * l * d
@@ -143,7 +136,7 @@ def backward_kernel(
     p_gB += i_d * stride_gB + i_bk * l * N
     p_gC += i_d * stride_gB + i_bk * l * N
 
-    o_d = channel_offsets(i_d, BD, W)
+    o_d = channel_offsets(i_d, BD, 1)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
@@ -159,15 +152,14 @@ def backward_kernel(
     gA_n = tl.zeros([BD], tl.float32)
 
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
-    o_t = step_offsets(T, W)
-    o_step = steps_of_columns(T, BD, W)
-    o_sum, is_C = _sum_steps(T, BD, W)
+    o_t = tl.arange(0, T)
+    o_sum, is_C = _sum_steps(T, BD)
     sum_e2 = tl.zeros([BD], tl.float32)
-    i_s = tl.multiple_of(begin + (num_tiles - 1) * W * T, W * T)
+    i_s = tl.multiple_of(begin + (num_tiles - 1) * T, T)
     token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
     for _ in range(num_tiles):
         token_0, m_token_0 = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        row, m_row = to_columns(token_0, BD, W), to_columns(m_token_0, BD, W)
+        row, m_row = token_0[:, None], m_token_0[:, None]
         delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
         gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0)
         if HAS_ELAPSED:
@@ -177,24 +169,18 @@ def backward_kernel(
             gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
         if not SUMMARY:
             u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
-            m_h0 = m_d
-            o_h0 = o_d
-            if W > 1:
-                run = run_of_columns(BD, W)
-                m_h0 = m_d & (run * T < end - i_s)
-                o_h0 = run * d + o_d
-            h0 = tl.load(p_states + o_h0, mask=m_h0, other=0.0)
+            h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
         BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
-        before = tl.multiple_of(tl.maximum(i_s - W * T, begin), W * T)
+        before = tl.multiple_of(tl.maximum(i_s - T, begin), T)
         token_1, m_token_1 = load_tokens(p_routes, before + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        exists = o_step < end - i_s
+        exists = (o_t < end - i_s)[:, None]
         dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
         gy = tl.where(exists, gy.to(tl.float32), 0.0)
         e2 = dt2
         if HAS_ELAPSED:
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if HAS_GAPS:
-            e2 = dt2 * to_columns(gaps, BD, W)
+            e2 = dt2 * gaps[:, None]
         if SUMMARY:
             sum_e2 += tl.sum(e2, 0)
         if not SUMMARY:
@@ -217,25 +203,23 @@ def backward_kernel(
                     gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
             o_B = token * stride_Bl + (n + 1) * stride_Bn
             BC_1 = load_projections(p_B, p_C, o_B, m_token & more, 0, 1, 1)
-            Bn, Cn = to_columns(Bn, BD, W), to_columns(Cn, BD, W)
-            w = gy * Cn
+            w = gy * Cn[:, None]
             a = tl.exp2(e2 * A_n[None, :])
             a_next = _previous_steps(_flip_steps(a))
-            a_0 = tl.sum(tl.where(tl.arange(0, T)[:, None] == 0, a, 0.0), 0)
-            g, g_next, r_begin, r_out = scan_steps(a_next, _flip_steps(w), r_in, a_0, W, True)
+            g, g_next, r_begin, r_out = scan_steps(a_next, _flip_steps(w), r_in, 1)
             g = _flip_steps(g)
             r = a * g
+            r_out = tl.sum(tl.where((o_t == 0)[:, None], r, 0.0), 0)
             r_in = r_out
             if N > 1:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
                 r_in = r_1
             if not SUMMARY:
-                # Every run has its own saved state to start from.
-                h, h_prev, h_begin, h_end = scan_steps(a, du * Bn, h0, 1.0, 1, False)
+                h, h_prev, h_begin, h_end = scan_steps(a, du * Bn[:, None], h0, 1)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
-                gBC = _sum_channels(g * du, gy * h, W) * tl.where(is_C, 1.0, LN2)
+                gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
-                gdu += g * Bn
+                gdu += g * Bn[:, None]
                 ga = r * h_prev  # gradient of e A_n
                 ge += ga * A_n[None, :]
                 gA_n += tl.sum(ga * e2, 0) * LN2
@@ -244,7 +228,7 @@ def backward_kernel(
             if N > 1:
                 A_n = A_1
             BC = scale_projections(BC_1)
-        p_states -= W * N * d
+        p_states -= N * d
         if N > 1:
             tl.debug_barrier()  # the next tile reads the carries and sums this one wrote
         if not SUMMARY:
@@ -252,29 +236,24 @@ def backward_kernel(
             if HAS_ELAPSED:
                 gdt = tl.where(is_dt, ge, 0.0)
             if HAS_GAPS:
-                gdt = ge * to_columns(gaps, BD, W)
+                gdt = ge * gaps[:, None]
             gdt = (gdt + u * LOG2E * gdu) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)
             token_0, m_token_0 = load_tokens(
                 p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
             )
-            row, m_row = to_columns(token_0, BD, W), to_columns(m_token_0, BD, W)
+            row, m_row = token_0[:, None], m_token_0[:, None]
             # Written so that the compiler does not keep the predicates of `exists` until here.
-            mask = m_row & (i_s + o_step < end) & m_d[None, :]
+            mask = m_row & (i_s + o_t < end)[:, None] & m_d[None, :]
             gu = dt2 * gdu + skip[None, :] * gy
             tl.store(p_gu + (row * d + o_d[None, :]), gu, mask=mask)
             tl.store(p_gdelta + (row * stride_gdl + o_d[None, :]), gdt, mask=mask)
             if HAS_ELAPSED:
                 tl.store(p_gelapsed + (row * d + o_d[None, :]), ge, mask=mask)
         token, m_token = token_1, m_token_1
-        i_s = tl.multiple_of(i_s - W * T, W * T)
+        i_s = tl.multiple_of(i_s - T, T)
 
-    if W > 1:
-        gA_n += swap_runs(gA_n)
-        gD += swap_runs(gD)
-        gbias += swap_runs(gbias)
-        sum_e2 += swap_runs(sum_e2)
     if N == 1:
         tl.store(p_carry + o_d, r_in, mask=m_d)
         if not SUMMARY:

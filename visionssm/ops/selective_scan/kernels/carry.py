@@ -33,5 +33,5 @@ def carry_kernel(
         end = tl.load(p_end, mask=mask, other=0.0)
         sum_e2 = tl.load(p_sum_e2 + o_seg[:, None] * d + o_d[None, :], mask=mask, other=0.0)
         decay = tl.exp2(sum_e2 * A_n[None, :])
-        after, before, start, state = scan_steps(decay, end, state, 1.0, 1, False)
+        after, before, start, state = scan_steps(decay, end, state, 1)
         tl.store(p_end, before, mask=mask)

@@ -22,6 +22,7 @@ from .tile import (
     steps_of_columns,
     swap_runs,
     tile_from,
+    tile_steps,
     to_columns,
 )
 
@@ -36,7 +37,7 @@ def _scan_along_time(state, A, e2, du, BC, W: tl.constexpr):
     B, C = tl.split(BC)
     BD: tl.constexpr = e2.shape[1]
     x = du * to_columns(B, BD, W)
-    h, _, start, end = scan_steps(tl.exp2(e2 * A), x, tl.sum(state, 0), 1.0, W, False)
+    h, _, start, end = scan_steps(tl.exp2(e2 * A), x, tl.sum(state, 0), W)
     return start[None, :], end[None, :], h * to_columns(C, BD, W)
 
 
@@ -132,7 +133,9 @@ def forward_kernel(
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
     o_t = step_offsets(T, W)
     o_step = steps_of_columns(T, BD, W)
-    token, m_token = load_tokens(p_routes, begin + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    token, m_token = load_tokens(
+        p_routes, tile_steps(begin, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+    )
     row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
     delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
     u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
@@ -144,11 +147,23 @@ def forward_kernel(
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     token_1, m_token_1 = load_tokens(
-        p_routes, tile_from(begin + W * T, end, W * T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+        p_routes,
+        tile_steps(tile_from(begin + W * T, end, W * T), o_t, end, W),
+        end,
+        l,
+        HAS_ROUTES,
+        COMPLETE,
+        WIDE,
     )
     for i_s in range(begin, end, W * T):
         token, m_token = load_tokens(
-            p_routes, tile_from(i_s + W * T, end, W * T) + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+            p_routes,
+            tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W),
+            end,
+            l,
+            HAS_ROUTES,
+            COMPLETE,
+            WIDE,
         )
         row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
@@ -158,7 +173,7 @@ def forward_kernel(
         if HAS_GAPS:
             gaps_1 = load_gaps(p_gaps, token_1, m_token_1)
         token_2, m_token_2 = load_tokens(
-            p_routes, tile_from(i_s + 2 * W * T, end, W * T) + o_t, end, l,
+            p_routes, tile_steps(tile_from(i_s + 2 * W * T, end, W * T), o_t, end, W), end, l,
             HAS_ROUTES, COMPLETE, WIDE,
         )  # fmt: skip
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
@@ -188,7 +203,9 @@ def forward_kernel(
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
-            token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+            token, m_token = load_tokens(
+                p_routes, tile_steps(i_s, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+            )
             row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
             tl.store(p_y + (row * d + o_d[None, :]), y, mask=m_row & m_d[None, :])
         BC = scale_projections(BC_1)

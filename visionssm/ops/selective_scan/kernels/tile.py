@@ -22,11 +22,10 @@ def _compose(a1, x1, p1, e1, a2, x2, p2, e2):
 
 
 @triton.jit
-def scan_steps(a, x, start, factor, W: tl.constexpr, REVERSE: tl.constexpr):
+def scan_steps(a, x, start, W: tl.constexpr):
     """h_t = a_t h_(t-1) + x_t over the steps of a tile, a and x (T, columns).
 
-    Columns are W runs of steps, one after the other, each of all channels; with REVERSE the last
-    run comes first. `factor` (columns) makes of the state after a run what the next starts from.
+    Columns are W runs of steps, one after the other, each of all channels.
 
     Returns:
         all h_t, all h_(t-1), and (columns) the states that runs start from and that the next tile
@@ -37,19 +36,19 @@ def scan_steps(a, x, start, factor, W: tl.constexpr, REVERSE: tl.constexpr):
     if W == 1:
         first_start = start
     else:
-        is_first = (run_of_columns(x.shape[1], W) == 0) != REVERSE
+        is_first = run_of_columns(x.shape[1], W) == 0
         first_start = tl.where(is_first, start, 0.0)
     x = tl.where(step == 0, a * first_start[None, :] + x, x)
     minus_zero = tl.zeros(x.shape, tl.float32) * -1.0  # of a literal the sign would be lost
     before = tl.where(step == 0, first_start[None, :], minus_zero)
     one = tl.full(x.shape, 1.0, tl.float32)
     decay, h, decay_prev, h_prev = tl.associative_scan((a, x, one, before), 0, _compose)
-    end = factor * tl.sum(tl.where(step == T - 1, h, 0.0), 0)
+    end = tl.sum(tl.where(step == T - 1, h, 0.0), 0)
     begin, after = first_start, end
     if W > 1:
         tl.static_assert(W == 2)
         # Each run has gone from zero, the first from its start: the other's end is all it lacks.
-        total = factor * tl.sum(tl.where(step == T - 1, decay, 0.0), 0)
+        total = tl.sum(tl.where(step == T - 1, decay, 0.0), 0)
         other_end, other_total = swap_runs(end), swap_runs(total)
         carried = tl.where(is_first, 0.0, other_end)
         h += decay * carried[None, :]
@@ -78,6 +77,15 @@ def swap_lanes(x, M: tl.constexpr):
     pairs = tl.reshape(x.to(tl.int32, bitcast=True), [x.shape[0], L // (2 * M), 2, M])
     swapped = tl.xor_sum(pairs, 2)[:, :, None, :] ^ pairs  # a ^ b ^ a = b: one shuffle
     return tl.reshape(swapped, [x.shape[0], L]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def tile_steps(i_s, o_t, end, W: tl.constexpr):
+    """Steps of the tile at i_s; a table of routes fills a last run, but not two of them."""
+    if W == 1:
+        return i_s + o_t
+    else:
+        return tl.minimum(i_s + o_t, end - 1)
 
 
 @triton.jit
@@ -151,7 +159,7 @@ def load_tokens(
     """Tokens of the steps o_s, and whether they have one: padding steps have none.
 
     Without padding, steps from `end` on have the last step's token, of which complete routes have
-    enough to fill a tile: loads then need no masks, and a thread has registers for a few predicates
+    enough to fill a run: loads then need no masks, and a thread has registers for a few predicates
     only. Their step size is zero, so the state stays and the output is the last step's again.
     """
     if HAS_ROUTES and not COMPLETE:
