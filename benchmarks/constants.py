@@ -3,9 +3,10 @@
     python -m benchmarks.constants
     python -m benchmarks.constants --filter 3136 --seconds 0.2
 
-Every row of the suite `ops` that is a selective scan, as a CUDA graph, with each set of `ATTEMPTS`
-in place of the constants of `visionssm.ops.selective_scan.triton_impl`. Results are checked as the
-suite checks them; what is off, or fails, is not timed.
+Every row of the suite `ops` that is a selective scan, and of the suite `scans` raster order and
+`ORDERS`, as CUDA graphs, with each set of `ATTEMPTS` in place of the constants of
+`visionssm.ops.selective_scan.triton_impl`. Results are checked as the suites check them; what is
+off, or fails, is not timed.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from visionssm._files import write_atomic
 
 from . import environment, report
 from .measure import time_call, time_graph
-from .ops import ScanProblem, our_tasks
-from .registry import OPS, ScanCase
+from .ops import scan_tasks
+from .registry import OPS, RASTER_ORDER, SCANS, RouteCase, ScanCase
 from .run import RESULTS
+from .scans import route_tasks
 from .task import Task
 
 triton_impl = importlib.import_module("visionssm.ops.selective_scan.triton_impl")
 SECONDS = 0.1
+ORDERS = ("cross_scan", "zigzag", "hilbert", "multi_head")  # far jumps, near ones, narrow routes
 UNLIMITED = 10**9
 
 
@@ -90,6 +93,15 @@ def constants(values: Mapping[str, int]) -> Iterator[None]:
             setattr(triton_impl, name, value)
 
 
+def tasks_of(case: ScanCase | RouteCase, device: torch.device) -> list[Task]:
+    """What is timed of a case: ours without the sum over routes; of the orders, some."""
+    if isinstance(case, ScanCase):
+        tasks, contenders = scan_tasks(case, device, mamba_ssm=False), ("visionssm",)
+    else:
+        tasks, contenders = route_tasks(case, device), (RASTER_ORDER, *ORDERS)
+    return [task for task in tasks if task.contender in contenders]
+
+
 def milliseconds(task: Task, device: torch.device, seconds: float) -> float | str:
     """Median of the task, as a CUDA graph where there is one, or why there is no time."""
     try:
@@ -104,7 +116,7 @@ def milliseconds(task: Task, device: torch.device, seconds: float) -> float | st
 
 
 def measure(
-    cases: Sequence[ScanCase],
+    cases: Sequence[ScanCase | RouteCase],
     attempts: Sequence[Attempt],
     device: torch.device,
     seconds: float,
@@ -124,14 +136,16 @@ def measure(
         "rows": rows,
     }
     for case in cases:
-        tasks = list(our_tasks(ScanProblem(case, device), "visionssm", case.goals))
-        for task in tasks:
+        for task in tasks_of(case, device):
             found: dict[str, float | str] = {}
             for attempt in attempts:
-                if attempt.one if case.states == 1 else attempt.several:
+                several = isinstance(case, ScanCase) and case.states > 1
+                if attempt.several if several else attempt.one:
                     with constants(attempt.constants):
                         found[attempt.name] = milliseconds(task, device, seconds)
-            rows.append({"case": case.label, "what": task.quantity, "goal": task.goal, "ms": found})
+            row = {"case": case.label, "contender": task.contender, "what": task.quantity}
+            goal = None if task.relative_to else task.goal
+            rows.append(row | {"goal": goal, "ms": found})
             print(json.dumps(rows[-1]), flush=True)
         write_atomic(out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
         write_atomic(out / f"{stem}.md", to_markdown(results).encode())
@@ -141,20 +155,24 @@ def measure(
 def to_markdown(results: dict[str, Any]) -> str:
     """Facts, the attempts' constants, and a table with a column an attempt."""
     attempts = results["attempts"]
-    titles = ["case", "what", "goal", *attempts]
-    lines = [f"| {' | '.join(titles)} |", "| --- | --- |" + " ---: |" * (len(titles) - 2)]
+    titles = ["case", "contender", "what", "goal", *attempts]
+    lines = [f"| {' | '.join(titles)} |", "| --- | --- | --- |" + " ---: |" * (len(titles) - 3)]
     for row in results["rows"]:
         times = [row["ms"].get(name, "") for name in attempts]
         cells = [f"{t:.3g}" if isinstance(t, float) else t for t in times]
         goal = "" if row["goal"] is None else f"{row['goal']:g}"
-        lines.append(f"| {' | '.join([row['case'], row['what'], goal, *cells])} |")
+        first = [row["case"], row["contender"], row["what"], goal]
+        lines.append(f"| {' | '.join([*first, *cells])} |")
     listed = "\n".join(f"- {name}: {fact}" for name, fact in results["environment"].items())
     meaning = "\n".join(
         f"- {name}: {', '.join(f'{k} = {v}' for k, v in values.items()) or 'no change'}"
         for name, values in attempts.items()
     )
     title = "# Selective scan: other constants"
-    note = "Milliseconds as CUDA graphs; cases are (batch, routes, channels, tokens, states)."
+    note = (
+        "Milliseconds as CUDA graphs; cases are (batch, routes, channels, tokens, states), or the "
+        "sides of a map and its routes."
+    )
     return "\n\n".join([title, listed, meaning, note, "\n".join(lines)]) + "\n"
 
 
@@ -168,7 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     option("--seconds", type=float, default=SECONDS, help="of each measurement")
     option("--out", type=Path, help="folder of the results; default: benchmarks/results/DEVICE")
     args = parser.parse_args(argv)
-    cases = [case for case in OPS if isinstance(case, ScanCase) and args.filter in case.label]
+    cases: list[ScanCase | RouteCase] = [
+        *(case for case in OPS if isinstance(case, ScanCase)),
+        *(case for case in SCANS if {*ORDERS} & {*case.scans}),
+    ]
+    cases = [case for case in cases if args.filter in case.label]
     if not cases:
         parser.error(f"--filter: expected text of a case, got {args.filter!r}")
     if not torch.cuda.is_available():

@@ -7,7 +7,8 @@ import torch
 
 from benchmarks import constants
 from benchmarks.constants import ATTEMPTS, Attempt, triton_impl
-from benchmarks.registry import ScanCase
+from benchmarks.ops import ScanProblem
+from benchmarks.registry import SCANS, ScanCase
 from benchmarks.task import Error
 
 CPU = torch.device("cpu")
@@ -34,17 +35,24 @@ def test_a_case_is_measured_by_the_attempts_that_concern_it(tmp_path, monkeypatc
     assert before == triton_impl.MAX_RUNS
     lines = (tmp_path / "constants.md").read_text().splitlines()
     assert "- few: MAX_RUNS = 1" in lines
-    assert "| one | fwd | 1 | 1.5 | 1.5 |" in lines
-    assert "| two | bwd |  | 1.5 |  |" in lines
+    assert "| one | visionssm | fwd | 1 | 1.5 | 1.5 |" in lines
+    assert "| two | visionssm | bwd |  | 1.5 |  |" in lines
+
+
+def test_orders_stand_beside_raster_order():
+    case = next(case for case in SCANS if "zigzag" in case.scans)
+    contenders = [task.contender for task in constants.tasks_of(case, CPU)]
+    assert contenders[:2] == ["raster order"] * 2
+    assert {*contenders[2:]} == {"cross_scan", "zigzag", "hilbert"}
 
 
 def test_what_is_off_or_fails_is_not_timed(monkeypatch):
     case = ScanCase("tiny", 1, 1, 2, 20, 1, dtype=torch.float32)
-    task = next(constants.our_tasks(constants.ScanProblem(case, CPU), "visionssm"))
+    task = constants.tasks_of(case, CPU)[0]
     assert isinstance(constants.milliseconds(task, CPU, 0.001), float)
-    monkeypatch.setattr(constants.ScanProblem, "error", lambda *_: Error(2.0, 1.0))
+    monkeypatch.setattr(ScanProblem, "error", lambda *_: Error(2.0, 1.0))
     assert constants.milliseconds(task, CPU, 0.001) == "off: y"
-    monkeypatch.setattr(constants.ScanProblem, "error", lambda *_: 1 / 0)
+    monkeypatch.setattr(ScanProblem, "error", lambda *_: 1 / 0)
     assert constants.milliseconds(task, CPU, 0.001).startswith("ZeroDivisionError")
 
 

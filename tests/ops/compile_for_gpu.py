@@ -127,6 +127,7 @@ def main() -> None:
     triton_impl.check_device = lambda name, x: None
     compile_call(2, 4, 196, 96, 1, segment=196)
     compile_call(1, 2, 256, 64, 1, segment=128)
+    compile_call(4, 4, 196, 128, 1, segment=196)  # wide tiles forward
     compile_call(2, 1, 197, 128, 16, segment=197)
     compile_call(1, 2, 256, 64, 1, segment=128, time="elapsed")
     compile_call(4, 1, 197, 128, 16, segment=197, time="elapsed")
