@@ -86,7 +86,7 @@ def test_elapsed_time_may_be_a_strided_view_of_another_dtype(implementation):
 
 
 @pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
-@pytest.mark.parametrize("n", [1, 16])
+@pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("routing", ["identity", "permutation", "partial", "per_image"])
 def test_gaps_are_elapsed_times_in_step_sizes(implementation, n, routing):
     b, k, l, d = 2, 2, 37, 5
