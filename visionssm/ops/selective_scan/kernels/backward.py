@@ -206,8 +206,7 @@ def backward_kernel(
             w = gy * Cn[:, None]
             a = tl.exp2(e2 * A_n[None, :])
             a_next = _previous_steps(_flip_steps(a))
-            g, g_next, r_begin, r_out = scan_steps(a_next, _flip_steps(w), r_in, 1)
-            g = _flip_steps(g)
+            g = _flip_steps(scan_steps(a_next, _flip_steps(w), r_in, 1)[0])
             r = a * g
             r_out = tl.sum(tl.where((o_t == 0)[:, None], r, 0.0), 0)
             r_in = r_out

@@ -147,24 +147,14 @@ def forward_kernel(
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     token_1, m_token_1 = load_tokens(
-        p_routes,
-        tile_steps(tile_from(begin + W * T, end, W * T), o_t, end, W),
-        end,
-        l,
-        HAS_ROUTES,
-        COMPLETE,
-        WIDE,
-    )
+        p_routes, tile_steps(tile_from(begin + W * T, end, W * T), o_t, end, W), end, l,
+        HAS_ROUTES, COMPLETE, WIDE,
+    )  # fmt: skip
     for i_s in range(begin, end, W * T):
         token, m_token = load_tokens(
-            p_routes,
-            tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W),
-            end,
-            l,
-            HAS_ROUTES,
-            COMPLETE,
-            WIDE,
-        )
+            p_routes, tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W), end, l,
+            HAS_ROUTES, COMPLETE, WIDE,
+        )  # fmt: skip
         row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
