@@ -12,6 +12,8 @@ from visionssm.ops import selective_scan
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
+READS_STATES = ("grad_delta", "grad_A", "grad_C", "grad_delta_bias", "grad_elapsed")
+
 
 def make_inputs(
     b, k, l, d, n, *, dtype=torch.float32, device="cpu", shared_u=True, elapsed=False, seed=0
@@ -98,13 +100,16 @@ def assert_results_close(
     exact: dict[str, Tensor],
     length: int,
     addends: dict[str, Tensor] | None = None,
+    rounded_states: bool = False,
 ) -> None:
     """Compare with a float64 result of the same (already rounded) inputs, in relative norm.
 
     Arithmetic is float32: a scan's rounding errors add up like a random walk that the decay cuts
     short, so at most like sqrt(length) units, and 32 covers the terms of a step and the sums over
     channels. On top comes one rounding of the result to its own dtype, and one of each of the
-    `addends` (b, k, ...) that a result of that name is the sum of, over k.
+    `addends` (b, k, ...) that a result of that name is the sum of, over k. With `rounded_states`
+    the backward pass starts from states rounded to bfloat16: twice that rounding, for the terms of
+    a gradient cancel in part.
     """
     for name, expected in exact.items():
         got = actual[name]
@@ -114,6 +119,8 @@ def assert_results_close(
             rounded = [expected, *(addends or {}).get(name, expected[:, :0]).unbind(1)]
             norms = sum(x.double().norm() for x in rounded)
             bound += torch.finfo(got.dtype).eps / 2 * float(norms / expected.double().norm())
+        if rounded_states and name in READS_STATES:
+            bound += torch.finfo(torch.bfloat16).eps
         scale = expected.double().norm().clamp_min(1e-30)
         error = float((got.double() - expected.double()).norm() / scale)
         assert error <= bound, f"{name}: relative error {error:.2e} above {bound:.2e}"

@@ -363,15 +363,30 @@ def test_gradcheck_in_float64(time):
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
 
 
-def test_saved_states_are_optional():
-    """Above MAX_SAVED_STATE_SIZE the backward pass recomputes them: same gradients either way."""
-    inputs = make_inputs(1, 1, 40, 3, 2)
+@pytest.mark.parametrize(("n", "dtype"), [(2, torch.float32), (5, torch.bfloat16)])
+def test_saved_states_are_optional(n, dtype):
+    """Above MAX_SAVED_STATE_BYTES the backward pass recomputes them: same gradients either way."""
+    inputs = make_inputs(1, 1, 40, 3, n, dtype=dtype)
     saved = outputs_and_gradients(inputs, implementation="triton")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_impl, "MAX_SAVED_STATE_SIZE", 1)
+        patch.setattr(triton_impl, "MAX_SAVED_STATE_BYTES", 0)
         recomputed = outputs_and_gradients(inputs, implementation="triton")
     for name in saved:
         assert torch.equal(saved[name], recomputed[name]), name
+
+
+@pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
+def test_many_saved_states_are_rounded(time):
+    """Above EXACT_STATE_SIZE, for bfloat16 tokens; without the wider bound grad_A would be off."""
+    n = triton_impl.EXACT_STATE_SIZE + 1
+    inputs = make_inputs(2, 2, 50, 6, n, dtype=torch.bfloat16, elapsed=time == "elapsed")
+    how = {"gaps": random_gaps(2, 2, 50)} if time == "gaps" else {}
+    exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
+    addends = added_up(to_double(inputs), **how, implementation="reference")
+    actual = outputs_and_gradients(inputs, **how, implementation="triton")
+    assert_results_close(actual, exact, 50, addends, rounded_states=True)
+    with pytest.raises(AssertionError, match="grad_A"):
+        assert_results_close(actual, exact, 50, addends)
 
 
 def test_wide_offsets(monkeypatch):

@@ -32,6 +32,10 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+def rounds_states(dtype: torch.dtype, n: int) -> bool:
+    return dtype == torch.bfloat16 and n > triton_impl.EXACT_STATE_SIZE
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("length", [1, 37, 63, 500, 1000, 3136, 16384])
 @pytest.mark.parametrize(("k", "d", "n"), [(4, 40, 1), (2, 33, 16), (1, 65, 7)])
@@ -45,7 +49,7 @@ def test_equals_float64(dtype, length, k, d, n):
     for complete in (False, True):  # with masks for padding steps, and without
         how = {"routes": routes, "reduce": "sum", "complete": complete}
         actual = outputs_and_gradients(inputs, **how)
-        assert_results_close(actual, exact, length, addends)
+        assert_results_close(actual, exact, length, addends, rounds_states(dtype, n))
         again = outputs_and_gradients(inputs, **how)
         assert all(torch.equal(actual[name], again[name]) for name in actual)
 
@@ -57,7 +61,8 @@ def test_several_states_in_many_programs(dtype, n):
     inputs = make_inputs(96, 2, 37, 384, n, dtype=dtype, device="cuda")
     exact = outputs_and_gradients(to_double(inputs), implementation="torch")
     addends = added_up(to_double(inputs), implementation="torch")
-    assert_results_close(outputs_and_gradients(inputs), exact, 37, addends)
+    actual = outputs_and_gradients(inputs)
+    assert_results_close(actual, exact, 37, addends, rounds_states(dtype, n))
 
 
 @pytest.mark.parametrize("n", [1, 16, 64])
@@ -81,7 +86,8 @@ def test_elapsed_time(dtype, length, k, d, n):
         how = {"routes": routes, "implementation": "torch"}
         exact = outputs_and_gradients(to_double(inputs), **how)
         actual = outputs_and_gradients(inputs, routes=routes)
-        assert_results_close(actual, exact, length, added_up(to_double(inputs), **how))
+        addends = added_up(to_double(inputs), **how)
+        assert_results_close(actual, exact, length, addends, rounds_states(dtype, n))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -96,7 +102,7 @@ def test_gaps(dtype, length, k, d, n):
         exact = outputs_and_gradients(to_double(inputs), **how, implementation="torch")
         actual = outputs_and_gradients(inputs, **how)
         addends = added_up(to_double(inputs), **how, implementation="torch")
-        assert_results_close(actual, exact, length, addends)
+        assert_results_close(actual, exact, length, addends, rounds_states(dtype, n))
         again = outputs_and_gradients(inputs, **how)
         assert all(torch.equal(actual[name], again[name]) for name in actual)
 

@@ -79,7 +79,9 @@ def selective_scan(
     Returns:
         y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
         ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
-        State, decay and arithmetic are float32 whatever the input dtype. Differentiable in every
+        State, decay and arithmetic are float32 whatever the input dtype; for the backward pass
+        Triton keeps every 16th state, rounded to bfloat16 if u is and n is above 4, and, where they
+        would take more than 32 bytes a channel, computes them again. Differentiable in every
         tensor but gaps (once and in reverse mode; the reference twice, and forward); the same input
         gives the same bits.
 

@@ -77,7 +77,7 @@ def _forward(
             u, delta, A.mT, B, C, D, delta_bias, elapsed, gaps, routes,
             delta_softplus, reduce_sum, complete,
         )  # fmt: skip
-    return y, last_state, last_state.new_empty(0)
+    return y, last_state, u.new_empty(0)
 
 
 def _backward(
@@ -109,15 +109,15 @@ def _forward_fake(
     y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
     n = A.shape[1]
     last_state = u.new_empty((b, k, d, n), dtype=compute_dtype(u))
-    states_shape: tuple[int, ...] = (0,)
+    states = u.new_empty(0)
     if resolve_implementation(implementation, u.device, u.dtype) == "triton":
         from . import triton_impl
 
         last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
         length = triton_impl.num_steps(l, routes, complete)
         if save_states:
-            states_shape = triton_impl.saved_states_shape(b, k, length, d, n)
-    return y, last_state, last_state.new_empty(states_shape)
+            states = triton_impl.saved_states(u, b, k, length, d, n)
+    return y, last_state, states
 
 
 def _backward_fake(

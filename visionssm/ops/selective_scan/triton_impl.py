@@ -22,22 +22,25 @@ STATE_VALUES = 1024  # ... of so many channels that their states fit into the re
 REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
 FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
 BACKWARD_STATES_REGISTERS = 200  # of the backward pass with several states, which spills sooner
-MAX_SAVED_STATE_SIZE = 4  # above it, states cost more memory than a second pass costs time
+EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 if tokens are
+MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 FORWARD_SLOTS, BACKWARD_SLOTS = 12, 8  # ... into as many as run on a multiprocessor at a time ...
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 
-def saved_states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
-    """States that the forward pass keeps for the backward pass, or none (recomputed)."""
-    if n > MAX_SAVED_STATE_SIZE:
-        return (0,)
-    return _states_shape(b, k, length, d, n)
+def saved_states(u: Tensor, b: int, k: int, length: int, d: int, n: int) -> Tensor:
+    """Memory for what the forward pass keeps for the backward pass, or none (recomputed)."""
+    states = _new_states(u, b, k, length, d, n)
+    return states if n * states.itemsize <= MAX_SAVED_STATE_BYTES else states.new_empty(0)
 
 
-def _states_shape(b: int, k: int, length: int, d: int, n: int) -> tuple[int, ...]:
-    return (b, k, cdiv(length, STEPS), n, d)
+def _new_states(u: Tensor, b: int, k: int, length: int, d: int, n: int) -> Tensor:
+    """Memory for the states between runs of steps."""
+    rounded = u.dtype == torch.bfloat16 and n > EXACT_STATE_SIZE  # float16 might overflow
+    dtype = torch.bfloat16 if rounded else torch.float32
+    return u.new_empty(b, k, cdiv(length, STEPS), n, d, dtype=dtype)
 
 
 def num_parts(delta: Tensor) -> tuple[int, int]:
@@ -99,9 +102,7 @@ def selective_scan_forward(
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     b, k, l, d, n = call.sizes
     y = call.new_tokens(d, u.dtype)
-    states = u.new_empty(
-        saved_states_shape(b, k, call.length, d, n) if save_states else (0,), dtype=torch.float32
-    )
+    states = saved_states(u, b, k, call.length, d, n) if save_states else u.new_empty(0)
     with device_of(u):
         carry = call.segment_starts()
         call.run_forward(carry, y=y, states=states if states.numel() else None)
@@ -120,7 +121,7 @@ def selective_scan_backward(
     b, k, l, d, n = call.sizes
     with device_of(u):
         if not states.numel():
-            states = u.new_empty(_states_shape(b, k, call.length, d, n), dtype=torch.float32)
+            states = _new_states(u, b, k, call.length, d, n)
             call.run_forward(call.segment_starts(), states=states)
         return call.run_backward(unit_stride(grad_y), grad_last_state, states)
 

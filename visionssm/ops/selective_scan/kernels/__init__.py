@@ -43,7 +43,8 @@ zero state and its total time, `carry_kernel` carries the ends across segments
 The backward pass does the same with r from the other end.
 
 Sums over channel blocks, batch and segments are left in parts, which are added up in a fixed order
-afterwards (`..op`): no atomics, the same bits every run. All arithmetic is float32.
+afterwards (`..op`): no atomics, the same bits every run. All arithmetic is float32. What is rounded
+are results, and several states of bfloat16 tokens, kept from one pass to the other.
 """
 
 from .backward import backward_kernel

@@ -169,7 +169,7 @@ def backward_kernel(
             gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
         if not SUMMARY:
             u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
-            h0 = tl.load(p_states + o_d, mask=m_d, other=0.0)
+            h0 = tl.load(p_states + o_d, mask=m_d, other=0.0).to(tl.float32)
         BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
         before = tl.multiple_of(tl.maximum(i_s - T, begin), T)
         token_1, m_token_1 = load_tokens(p_routes, before + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
@@ -216,6 +216,7 @@ def backward_kernel(
             if not SUMMARY:
                 h, h_prev, h_begin, h_end = scan_steps(a, du * Bn[:, None], h0, 1)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
+                h0 = h0.to(tl.float32)
                 gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
                 gdu += g * Bn[:, None]
