@@ -104,8 +104,9 @@ def block_tasks(case: BlockCase, device: torch.device) -> Iterator[Task]:
     problem = BlockProblem(case, device)
     for mode in case.modes:
         task = partial(
-            Task, case=case.label, contender=case.mixer, mode=mode, dtype=case.dtype, graph=True
-        )
+            Task, case=case.label, contender=case.contender or case.mixer, mode=mode,
+            dtype=case.dtype, relative_to=case.relative_to, graph=True,
+        )  # fmt: skip
         yield task(
             quantity="fwd",
             prepare=partial(problem.prepare_forward, mode),

@@ -101,6 +101,7 @@ SPEED_CASES = {
         SpeedCase("Vim-S", "vim_small", 448, 32, 1.5),
         SpeedCase("Vim-T", "vim_tiny", 1248, 4, 1.6),
         SpeedCase("Vim-S", "vim_small", 1248, 4, 1.6),
+        SpeedCase("Vim-B", "vim_base", 1248, 4, 1.6),
     ),
     "cpu": (SpeedCase("Vim-S", "vim_small", 224, 4, 1.4),),
 }

@@ -65,6 +65,8 @@ class BlockCase:
     mixer: str = "SS2D"  # a class of visionssm.layers
     modes: tuple[str, ...] = BOTH
     dtype: torch.dtype = torch.bfloat16
+    contender: str = ""  # the name of the mixer's rows, if not its class
+    relative_to: str | None = None  # see `Task`; the goals are quotients then
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,10 @@ RASTER_ORDER = "raster order"
 
 @dataclass(frozen=True)
 class RouteCase:
-    """Scans of a square map whose route tables have one shape, and are timed against each other."""
+    """Scans of a square map whose route tables have one shape, and are timed against each other.
+
+    Alone, and in the mixer that takes them.
+    """
 
     label: str
     batch: int
@@ -125,7 +130,8 @@ class RouteCase:
     steps: int
     covers: bool  # each route visits all tokens; otherwise they share them
     scans: tuple[str, ...]
-    goals: Mapping[str, float] = field(default_factory=dict)  # "fwd", "bwd": times raster order
+    # "fwd", "bwd", and of the mixer "fwd", "fwd+bwd": times raster order
+    goals: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype = torch.bfloat16
 
 
@@ -185,7 +191,7 @@ def _route_cases(batch: int, side: int, dim: int) -> Iterator[RouteCase]:
     for (channels, routes, steps, covers), names in shapes.items():
         shared = "" if covers else " that share the tokens"
         label = f"{side}x{side}, {routes} route{'s' * (routes > 1)} of {steps}{shared}"
-        goals = {"fwd": 1.1, "bwd": 1.1}
+        goals = {"fwd": 1.1, "bwd": 1.1, "fwd+bwd": 1.1}
         yield RouteCase(label, batch, side, channels, routes, steps, covers, tuple(names), goals)
 
 

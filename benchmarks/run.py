@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from .registry import (
     SerializationCase,
     SSDCase,
 )
-from .scans import route_tasks
+from .scans import mixer_tasks, route_tasks
 from .ssd import ssd_tasks
 from .task import Task
 
@@ -166,7 +167,7 @@ def tasks_of(case: Case, device: torch.device, compare: Sequence[str]) -> Iterat
     if isinstance(case, SerializationCase):
         return serialization_tasks(case, device)
     if isinstance(case, RouteCase):
-        return route_tasks(case, device)
+        return chain(route_tasks(case, device), mixer_tasks(case, device))
     if isinstance(case, BlockCase):
         return block_tasks(case, device)
     if isinstance(case, DenseCase):
