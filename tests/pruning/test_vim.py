@@ -295,6 +295,15 @@ def test_released_layer(case, device):
         torch.testing.assert_close(following(x), expected, **close)
 
 
+def test_rates_stay_constants_when_many_models_are_compiled():
+    """A float that differs from model to model would become an unknown, and the sizes with it."""
+    torch.compiler.reset()
+    for keep in (0.6, 0.7, 0.55):
+        model = prune(small(depth=3), {0: keep, 1: keep})
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(images(model)), model(images(model)))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("mode", "time"), WAYS)
 def test_compiled_on_gpu_equals_cpu(mode, time):

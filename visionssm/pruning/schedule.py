@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 ROUNDINGS = ("ceil", "odd")
+MAX_DENOMINATOR = 10**9  # of a rate
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Schedule:
 
     keep: Mapping[int, float]
     rounding: str = "ceil"
+    _shares: dict[int, tuple[int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         for block, rate in self.keep.items():
@@ -36,13 +38,20 @@ class Schedule:
             raise ValueError(f"rounding: expected one of {ROUNDINGS}, got {self.rounding!r}")
         removing = {block: float(rate) for block, rate in self.keep.items() if rate < 1}
         object.__setattr__(self, "keep", dict(sorted(removing.items())))
+        # As integers, for torch.compile takes a float that another model has differently for an
+        # unknown; and 0.55 of 100, as floats, is a little more than 55.
+        shares = {
+            block: Fraction(rate).limit_denominator(MAX_DENOMINATOR).as_integer_ratio()
+            for block, rate in self.keep.items()
+        }
+        object.__setattr__(self, "_shares", shares)
 
     def num_kept(self, block: int, num_patches: int) -> int:
         """How many of the patches that a block reads stay after it, at least one."""
-        rate = self.keep.get(block, 1.0)
-        if rate == 1.0:
+        if block not in self._shares:
             return num_patches
-        kept = math.ceil(rate * num_patches - 1e-9)  # 0.55 * 100 is a little more than 55
+        numerator, denominator = self._shares[block]
+        kept = -(-numerator * num_patches // denominator)
         if self.rounding == "odd":
             kept = kept // 2 * 2
         return max(1, kept)

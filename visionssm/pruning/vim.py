@@ -136,7 +136,7 @@ class PrunedVim(Vim):
         """What goes on after block i: the most important tokens, and the time of the others."""
         x, positions, class_index, _, sizes = tokens
         scores = self.pruning.score(BlockOutput(x, trace.scanned, positions, i, self.pruning.seed))
-        num_patches = x.shape[1] - (class_index is not None)
+        num_patches = x.shape[1] - (0 if class_index is None else 1)
         num_kept = self.pruning.schedule.num_kept(i, num_patches)
         kept, dropped = select(scores, num_kept, class_index)
         positions = positions.gather(1, kept)
