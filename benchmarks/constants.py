@@ -61,22 +61,21 @@ ATTEMPTS = (
         {"RUN_PROGRAMS_PER_SM": 0, "WIDE_PROGRAMS_PER_SM": 0},
         several=False,
     ),
-    Attempt("32 channels a tile forward", {"WIDE_PROGRAMS_PER_SM": UNLIMITED}, several=False),
-    Attempt(
-        "no limit on registers",
-        {"FREE_PROGRAMS_PER_SM": UNLIMITED, "BACKWARD_STATES_REGISTERS": 255},
-    ),
-    Attempt(
-        "128 registers",
-        {"FREE_PROGRAMS_PER_SM": 0, "REGISTERS": 128, "BACKWARD_STATES_REGISTERS": 128},
-    ),
+    Attempt("32 channels a tile forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
+    Attempt("no limit on registers", {"FREE_PROGRAMS_PER_SM": UNLIMITED}),
+    Attempt("128 registers", {"FREE_PROGRAMS_PER_SM": 0, "REGISTERS": 128}),
     Attempt("16 channels a tile forward", {"STATE_VALUES": 256}, one=False),
     Attempt("no segments", {"PROGRAMS_PER_SM": 0}),
-    Attempt("half as many segments", {"FORWARD_SLOTS": 6, "BACKWARD_SLOTS": 4}),
-    Attempt("half as many segments again", {"FORWARD_SLOTS": 18, "BACKWARD_SLOTS": 12}),
+    Attempt("half as many segments", {"SLOTS": 6, "BACKWARD_STATES_SLOTS": 4}),
+    Attempt("half as many segments again", {"SLOTS": 18, "BACKWARD_STATES_SLOTS": 12}),
     Attempt("segments from 64 steps on", {"MIN_SEGMENT": 64}),
     Attempt("segments up to 12 programs a multiprocessor", {"PROGRAMS_PER_SM": 12}),
     Attempt("no states saved for the backward pass", {"MAX_SAVED_STATE_BYTES": 0}, one=False),
+    Attempt(
+        "states saved in float32",
+        {"EXACT_STATE_SIZE": 64, "MAX_SAVED_STATE_BYTES": 256},
+        one=False,
+    ),
 )
 
 

@@ -90,9 +90,12 @@ def test_tile_of_one_state_by_number_of_programs(monkeypatch):
     monkeypatch.setattr(triton_impl, "interpreting", lambda: False)
     cuda = torch.device("cuda")
     assert triton_impl._one_state_tile(256, 96, cuda) == (32, 2)
+    assert triton_impl._one_state_tile(256, 128, cuda) == (32, 1)
     assert triton_impl._one_state_tile(256, 192, cuda) == (32, 1)
     assert triton_impl._one_state_tile(256, 384, cuda) == (64, 1)
     assert triton_impl._one_state_tile(1024, 96, cuda) == (32, 1)  # 64 do not divide it
+    assert triton_impl._one_state_tile(32, 128, cuda) == (64, 1)  # and the length is split
+    assert triton_impl._one_state_tile(4, 96, cuda) == (32, 1)
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

@@ -14,33 +14,37 @@ STEPS = 16  # of a run, and between two saved states
 COLUMNS = 32  # of a tile: one a thread
 # Of the forward pass with one state:
 MAX_RUNS = 2  # of steps in a tile, one after the other: half as many channels a program ...
-RUN_PROGRAMS_PER_SM = 8  # ... where without them there were no more programs than this
+RUN_PROGRAMS_PER_SM = 6  # ... where without them there were no more programs than this
 WIDE_COLUMNS = 64  # of a tile, two a thread, if they divide the width: fewer instructions ...
-WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run at a time
+WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segments are as many
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
 FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
-BACKWARD_STATES_REGISTERS = 200  # of the backward pass with several states, which spills sooner
 EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 if tokens are
 MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
-FORWARD_SLOTS, BACKWARD_SLOTS = 12, 8  # ... into as many as run on a multiprocessor at a time ...
+SLOTS = 12  # ... into as many as run on a multiprocessor at a time, by their registers, or ...
+BACKWARD_STATES_SLOTS = 8  # ... backward with several states ...
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 
 def saved_states(u: Tensor, b: int, k: int, length: int, d: int, n: int) -> Tensor:
     """Memory for what the forward pass keeps for the backward pass, or none (recomputed)."""
-    states = _new_states(u, b, k, length, d, n)
-    return states if n * states.itemsize <= MAX_SAVED_STATE_BYTES else states.new_empty(0)
+    if n * _state_dtype(u, n).itemsize > MAX_SAVED_STATE_BYTES:
+        return u.new_empty(0)
+    return _new_states(u, b, k, length, d, n)
 
 
 def _new_states(u: Tensor, b: int, k: int, length: int, d: int, n: int) -> Tensor:
     """Memory for the states between runs of steps."""
+    return u.new_empty(b, k, cdiv(length, STEPS), n, d, dtype=_state_dtype(u, n))
+
+
+def _state_dtype(u: Tensor, n: int) -> torch.dtype:
     rounded = u.dtype == torch.bfloat16 and n > EXACT_STATE_SIZE  # float16 might overflow
-    dtype = torch.bfloat16 if rounded else torch.float32
-    return u.new_empty(b, k, cdiv(length, STEPS), n, d, dtype=dtype)
+    return torch.bfloat16 if rounded else torch.float32
 
 
 def num_parts(delta: Tensor) -> tuple[int, int]:
@@ -87,11 +91,12 @@ def _one_state_tile(routes: int, d: int, device: torch.device) -> Tile:
     """Of the forward pass with one state, for so many routes of all images."""
     columns, multiprocessors = _columns(d), _multiprocessors(device)
     programs = routes * cdiv(d, columns)
-    if programs <= RUN_PROGRAMS_PER_SM * multiprocessors and columns >= 2 * MAX_RUNS:
+    split = _is_split(programs, device)
+    few = programs <= RUN_PROGRAMS_PER_SM * multiprocessors and not split
+    if few and columns >= 2 * MAX_RUNS:
         return Tile(columns, MAX_RUNS)
-    if programs > WIDE_PROGRAMS_PER_SM * multiprocessors and d % WIDE_COLUMNS == 0:
-        return Tile(WIDE_COLUMNS, 1)
-    return Tile(columns, 1)
+    many = programs > WIDE_PROGRAMS_PER_SM * multiprocessors or split
+    return Tile(WIDE_COLUMNS if many and d % WIDE_COLUMNS == 0 else columns, 1)
 
 
 def selective_scan_forward(
@@ -162,8 +167,10 @@ class _Call:
         self.backward_tile = self.forward_tile = Tile(_columns(d), 1)
         if n == 1:
             self.forward_tile = _one_state_tile(b * k, d, u.device)
-        self.forward_segments = self._segments(self.forward_tile, FORWARD_SLOTS)
-        self.backward_segments = self._segments(self.backward_tile, BACKWARD_SLOTS)
+        self.forward_segments = self._segments(self.forward_tile, SLOTS)
+        self.backward_segments = self._segments(
+            self.backward_tile, SLOTS if n == 1 else BACKWARD_STATES_SLOTS
+        )
         self.flags = dict(
             N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
@@ -204,8 +211,8 @@ class _Call:
         tile = self.backward_tile
         launch = {"T": STEPS, "BD": tile.columns}
         if self.sizes[4] == 1:
-            return launch | self.registers(tile, self.backward_segments)
-        return launch | {"maxnreg": BACKWARD_STATES_REGISTERS}
+            launch |= self.registers(tile, self.backward_segments)
+        return launch
 
     def registers(self, tile: Tile, segments: Segments) -> dict[str, int]:
         """A limit on the registers of a thread, where more warps are worth some spilling."""
@@ -354,13 +361,17 @@ def _split_length(
     length: int, tile: int, programs: int, slots: int, device: torch.device
 ) -> Segments:
     """Segments, of whole tiles, that fill the device once; one where so many programs do."""
-    multiprocessors = _multiprocessors(device)
     steps = max(1, length)
-    if device.type == "cuda" and programs < PROGRAMS_PER_SM * multiprocessors:
-        number = max(1, slots * multiprocessors // max(1, programs))
+    if _is_split(programs, device):
+        number = max(1, slots * _multiprocessors(device) // max(1, programs))
         steps = max(MIN_SEGMENT, cdiv(length, number))
     steps = cdiv(steps, tile) * tile
     return Segments(max(1, cdiv(length, steps)), steps)
+
+
+def _is_split(programs: int, device: torch.device) -> bool:
+    """Whether so many programs leave a CUDA device idle."""
+    return device.type == "cuda" and programs < PROGRAMS_PER_SM * _multiprocessors(device)
 
 
 def _multiprocessors(device: torch.device) -> int:

@@ -2,8 +2,9 @@
 
 One program, a single warp, owns some channels of one (batch, route) pair and walks a segment of the
 route in tiles of steps, gathering token rows by the route. A tile is 16 steps of 32 channels.
-Forward with one state it is 16 steps of 64 where more programs wait than run; and where they are
-few, two runs of 16 steps, one after the other, of 16 channels: twice as many programs.
+Forward with one state it is 16 steps of 64 where more programs wait than run or the length is
+split, see below; and where they are few, two runs of 16 steps, one after the other, of 16 channels:
+twice as many programs.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
