@@ -176,20 +176,21 @@ def forward_kernel(
             e2 = dt2 * to_columns(gaps, BD, W)
         if STORE_SUM_E:
             sum_e2 += tl.sum(e2, 0)
-        start = state
         if N == 1:
             start, state, y = _scan_along_time(state, A, e2, dt2 * u, BC, W)
-        else:
-            state, y = _scan_states(state, A, e2, dt2 * u, BC)
-        if STORE_STATES:
-            if W > 1:
-                run = run_of_columns(BD, W)[None, :]
-                m_start = m_nd & (run * T < end - i_s)
-                tl.store(p_states + run * d + o_nd, start, mask=m_start)
+            if STORE_STATES:
+                m_start, o_start = m_nd, o_nd
+                if W > 1:
+                    run = run_of_columns(BD, W)[None, :]
+                    m_start, o_start = m_nd & (run * T < end - i_s), run * d + o_nd
+                tl.store(p_states + o_start, start, mask=m_start)
                 p_states += W * d
-            elif T == TS or i_s % TS == 0:
-                tl.store(p_states + o_nd, start, mask=m_nd)
-                p_states += N * d
+        else:
+            if STORE_STATES:  # before the steps: after them it would take registers that spill
+                if i_s % TS == 0:
+                    tl.store(p_states + o_nd, state, mask=m_nd)
+                    p_states += N * d
+            state, y = _scan_states(state, A, e2, dt2 * u, BC)
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
