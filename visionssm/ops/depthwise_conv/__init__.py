@@ -65,9 +65,7 @@ def depthwise_conv(
     top, left = (kh // 2, kw // 2) if padding is None else padding
     implementation = resolve_implementation(implementation, x.device, x.dtype)
     if implementation == "torch":
-        if mirrored:
-            weight, top, left = _centred(weight, x.shape[3], top, left)
-        y = _by_convolution(x, weight, bias, top, left)
+        y = _by_convolutions(x, weight, bias, top, left, mirrored)
         return y if activation is None else F.silu(y)
     taps, silu = weight.squeeze(1).permute(1, 2, 0).contiguous(), activation == "silu"
     if implementation == "reference":
@@ -75,31 +73,23 @@ def depthwise_conv(
     return depthwise_conv_op(x, taps, bias, top, left, silu, mirrored)
 
 
-def _centred(weight: Tensor, d: int, top: int, left: int) -> tuple[Tensor, int, int]:
-    """The same convolution unmirrored: taps filled up with zeros around the token's own."""
-    kh, kw = weight.shape[2:]
-    down, right = kh - 1 - top, kw - 1 - left
-    rows, columns = max(top, down), max(left, right)
-    before = (columns - left, columns - right, rows - top, rows - down)
-    after = (columns - right, columns - left, rows - down, rows - top)
-    parts = weight.split(d)
-    padded = [F.pad(part, after if i % 2 else before) for i, part in enumerate(parts)]
-    return torch.cat(padded), rows, columns
+def _by_convolutions(
+    x: Tensor, weight: Tensor, bias: Tensor | None, top: int, left: int, mirrored: bool
+) -> Tensor:
+    """A depthwise convolution of PyTorch's for every repetition of the channels.
 
-
-def _by_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, top: int, left: int) -> Tensor:
-    """PyTorch's grouped convolution, whose groups are input channels and not repetitions."""
+    One for all of them, with several outputs a group, takes several times as long on a CPU.
+    """
     d, (m, _, kh, kw) = x.shape[3], weight.shape
-    x = x.permute(0, 3, 1, 2)
-    padding = (top, left)
-    if (2 * top, 2 * left) != (kh - 1, kw - 1):
-        x = F.pad(x, (left, kw - 1 - left, top, kh - 1 - top))
-        padding = (0, 0)
-    weight = weight.to(x.dtype)
-    bias = None if bias is None else bias.to(x.dtype)
-    if m == d:
-        return F.conv2d(x, weight, bias, padding=padding, groups=d).permute(0, 2, 3, 1)
-    weight = weight.unflatten(0, (m // d, d)).transpose(0, 1).flatten(0, 1)
-    y = F.conv2d(x, weight, padding=padding, groups=d).permute(0, 2, 3, 1)
-    y = y.unflatten(-1, (d, m // d)).transpose(-1, -2).flatten(-2)
-    return y if bias is None else y + bias
+    x, weight = x.permute(0, 3, 1, 2), weight.to(x.dtype)
+    biases = [None] * (m // d) if bias is None else bias.to(x.dtype).split(d)
+    repetitions = []
+    for i, (taps, offset) in enumerate(zip(weight.split(d), biases, strict=True)):
+        above, before = (kh - 1 - top, kw - 1 - left) if mirrored and i % 2 else (top, left)
+        if (2 * above, 2 * before) == (kh - 1, kw - 1):
+            y = F.conv2d(x, taps, offset, padding=(above, before), groups=d)
+        else:
+            padded = F.pad(x, (before, kw - 1 - before, above, kh - 1 - above))
+            y = F.conv2d(padded, taps, offset, groups=d)
+        repetitions.append(y.permute(0, 2, 3, 1))
+    return repetitions[0] if m == d else torch.cat(repetitions, -1)
