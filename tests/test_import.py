@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionssm"
 OPTIONAL = (
     "mmengine", "mmcv", "mmdet", "mmseg", "cv2", "matplotlib", "sklearn", "tensorboard", "tqdm",
-    "onnx", "onnxscript", "triton",
+    "onnx", "onnxscript", "triton", "numba",
 )  # fmt: skip
 EXTRA_SECONDS = 0.3
 

@@ -1,7 +1,6 @@
 """`visionssm doctor`: the report, and its exit status when a check fails."""
 
 import json
-import sys
 from importlib.metadata import version
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from visionssm.cli import doctor
 from visionssm.cli.main import main
+from visionssm.ops import dispatch
 
 
 def test_report_names_versions_implementations_and_checks(capsys):
@@ -37,12 +37,14 @@ def test_json_report_holds_every_error_below_its_tolerance(capsys):
 
 
 def test_matrix_products_are_not_asked_for_kernels(monkeypatch):
-    monkeypatch.setattr(doctor, "available_implementations", lambda device: ["torch", "triton"])
+    names = ["torch", "numba", "triton"]
+    monkeypatch.setattr(doctor, "available_implementations", lambda device: names)
     monkeypatch.setattr(doctor, "self_check", lambda *check: {"check": check, "passed": True})
     checked = {(op, name) for op, _, name in (c["check"] for c in doctor.diagnose()["self_check"])}
     assert ("ssd_noncausal", "torch") in checked
     assert ("selective_scan", "triton") in checked
     assert ("ssd_noncausal", "triton") not in checked
+    assert {op for op, name in checked if name == "numba"} == {"selective_scan"}
 
 
 @pytest.mark.parametrize("error", [1.0, float("nan")])
@@ -63,16 +65,23 @@ def test_a_crash_is_reported_not_raised(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("dtype", doctor.DTYPES)
-def test_choice_and_reason_on_cpu(dtype):
-    row = doctor.describe_implementation(torch.device("cpu"), dtype)
+def test_choice_and_reason_on_cpu(monkeypatch, dtype):
+    cpu = torch.device("cpu")
+    row = doctor.describe_implementation("other ops", cpu, dtype)
     assert row["implementation"] == "torch"
     assert "off CUDA" in row["why"]
+    for works, implementation, why in (
+        (True, "numba", "Numba imports"), (False, "torch", "Numba does not import"),
+    ):  # fmt: skip
+        monkeypatch.setattr(dispatch, "numba_works", lambda works=works: works)
+        row = doctor.describe_implementation("selective_scan", cpu, dtype)
+        assert row["implementation"] == implementation
+        assert why in row["why"]
 
 
 def test_missing_triton_is_the_reason_given_on_cuda(monkeypatch):
-    op = sys.modules[doctor.resolve_implementation.__module__]
-    monkeypatch.setattr(op, "TRITON_INSTALLED", False)
-    row = doctor.describe_implementation(torch.device("cuda"), torch.float32)
+    monkeypatch.setattr(dispatch, "TRITON_INSTALLED", False)
+    row = doctor.describe_implementation("selective_scan", torch.device("cuda"), torch.float32)
     assert row["implementation"] == "torch"
     assert "Triton does not import" in row["why"]
 

@@ -13,8 +13,8 @@ def main() -> None:
     for n, d in ((1, 40), (1, 64), (7, 33)):
         inputs = make_inputs(1, 2, 300, d, n, dtype=torch.bfloat16, device="cuda")
         timed = make_inputs(1, 2, 300, d, n, dtype=torch.bfloat16, device="cuda", elapsed=True)
-        gaps = random_gaps(1, 2, 300, device="cuda")
         for routes in (None, random_routes(2, 300).cuda(), random_routes(2, 300, steps=50).cuda()):
+            gaps = random_gaps(1, 2, 300 if routes is None else routes.shape[1], device="cuda")
             outputs_and_gradients(inputs, routes=routes)
             outputs_and_gradients(timed, routes=routes)
             outputs_and_gradients(inputs, gaps=gaps, routes=routes)

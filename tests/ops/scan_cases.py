@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from visionssm.ops import selective_scan
+from visionssm.ops.dispatch import numba_works
+from visionssm.ops.selective_scan.reference import scatter_steps
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+
+NUMBA = pytest.param("numba", marks=pytest.mark.skipif(not numba_works(), reason="needs Numba"))
+every_implementation = pytest.mark.parametrize("implementation", ["torch", NUMBA, "triton"])
+every_implementation_and_the_reference = pytest.mark.parametrize(
+    "implementation", ["reference", "torch", NUMBA, "triton"]
+)
 
 READS_STATES = ("grad_delta", "grad_A", "grad_C", "grad_delta_bias", "grad_elapsed")
 
@@ -39,16 +48,20 @@ def make_inputs(
     return {name: t.requires_grad_() for name, t in inputs.items()}
 
 
-def random_gaps(b: int, k: int, l: int, *, dtype=torch.float32, device="cpu", seed=0) -> Tensor:
-    """Positions since the last token of a route, 1 to 4, as many of each."""
+def random_gaps(b: int, k: int, s: int, *, dtype=torch.float32, device="cpu", seed=0) -> Tensor:
+    """Positions since the step before, 1 to 4, as many of each."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, 5, (b, k, l), generator=generator).to(device, dtype)
+    return torch.randint(1, 5, (b, k, s), generator=generator).to(device, dtype)
 
 
-def elapsed_of_gaps(inputs: dict[str, Tensor], gaps: Tensor) -> Tensor:
-    """The elapsed times that the gaps stand for, a function of the inputs."""
+def elapsed_of_gaps(
+    inputs: dict[str, Tensor], gaps: Tensor, routes: Tensor | None = None
+) -> Tensor:
+    """The elapsed times of tokens that the gaps of steps stand for, a function of the inputs."""
     step_sizes = F.softplus(inputs["delta"] + inputs["delta_bias"][:, None])
-    return step_sizes * gaps[..., None]
+    if routes is not None and routes.dim() == 2:
+        routes = routes[None]
+    return step_sizes * scatter_steps(gaps[..., None], routes, step_sizes.shape[2])
 
 
 def random_routes(k: int, l: int, *, steps: int | None = None, batch: int | None = None, seed=0):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.ops.scan_cases import make_inputs, random_gaps, random_routes
-from visionssm.ops import selective_scan
+from tests.ops.scan_cases import every_implementation, make_inputs, random_gaps, random_routes
+from visionssm.ops import dispatch, selective_scan
 from visionssm.ops.dispatch import resolve_implementation
-from visionssm.ops.selective_scan import triton_impl
+from visionssm.ops.selective_scan import op, triton_impl
 from visionssm.scans import scan_routes
 
 
@@ -23,18 +25,18 @@ def _op_args(implementation, save_states=True, time="step sizes"):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@every_implementation
 @pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
 def test_opcheck(implementation, time, monkeypatch):
-    op = torch.ops.visionssm.selective_scan.default
-    torch.library.opcheck(op, _op_args(implementation, time=time))
+    scan = torch.ops.visionssm.selective_scan.default
+    torch.library.opcheck(scan, _op_args(implementation, time=time))
     if time == "step sizes":  # with states that are not kept too
         with monkeypatch.context() as patch:
             patch.setattr(triton_impl, "MAX_SAVED_STATE_BYTES", 0)
-            torch.library.opcheck(op, _op_args(implementation))
+            torch.library.opcheck(scan, _op_args(implementation))
     with torch.no_grad():
         args = _op_args(implementation, save_states=False, time=time)
-        y, _, states = op(*args)
+        y, _, states = scan(*args)
     tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:10]]
     grad_y = torch.randn_like(y)[:, None].expand(2, 2, 18, 3)
     torch.library.opcheck(
@@ -85,7 +87,7 @@ def test_exports():
     torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
 
 
-@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@every_implementation
 def test_sizes_may_be_dynamic(implementation):
     """Compiled and exported with complete routes, which Triton fills up to whole tiles."""
 
@@ -131,8 +133,29 @@ def test_flop_formula():
     assert counter.get_total_flops() == 2 * 2 * 10 * 3 * (9 * 4 + 2)
 
 
-def test_resolution_by_device_and_dtype():
-    assert resolve_implementation("auto", torch.device("cpu"), torch.float32) == "torch"
-    assert resolve_implementation("auto", torch.device("cuda"), torch.bfloat16) == "triton"
-    assert resolve_implementation("auto", torch.device("cuda"), torch.float64) == "torch"
-    assert resolve_implementation("reference", torch.device("cuda"), torch.float32) == "reference"
+def test_resolution_by_device_and_dtype(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert resolve_implementation("auto", cpu, torch.float32) == "torch"
+    assert resolve_implementation("auto", cuda, torch.bfloat16) == "triton"
+    assert resolve_implementation("auto", cuda, torch.float64) == "torch"
+    assert resolve_implementation("reference", cuda, torch.float32) == "reference"
+    for works, implementation in ((True, "numba"), (False, "torch")):
+        monkeypatch.setattr(dispatch, "numba_works", lambda works=works: works)
+        chosen = resolve_implementation("auto", cpu, torch.bfloat16, has_numba=True)
+        assert chosen == implementation
+        assert resolve_implementation("auto", cpu, torch.float64, has_numba=True) == "torch"
+        assert resolve_implementation("auto", cuda, torch.float32, has_numba=True) == "triton"
+
+
+def test_a_numba_that_does_not_import_is_logged_and_left_out(monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+
+    def fail(name):
+        raise ImportError("Numba needs NumPy 1.0 or less")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    assert not dispatch.numba_works.__wrapped__()
+    assert "Numba needs NumPy 1.0 or less" in caplog.text
+    monkeypatch.setattr(op, "numba_works", lambda: False)
+    with pytest.raises(ImportError, match=r"visionssm\[cpu\]"):
+        selective_scan(**make_inputs(1, 1, 3, 2, 1), implementation="numba")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models.golden import GOLDEN
+from tests.ops.scan_cases import NUMBA
 from visionssm.ops import selective_scan
 
 CASES = json.loads((GOLDEN / "pruning" / "alignment.json").read_text())["cases"]
@@ -26,7 +27,7 @@ BOUNDS = {torch.float32: 64 * 2.0**-24, torch.float64: 1e-12}
 IMPLEMENTATIONS = [
     ("reference", torch.float32), ("reference", torch.float64),
     ("torch", torch.float32), ("torch", torch.float64),
-    ("triton", torch.float32),
+    pytest.param("numba", torch.float32, marks=NUMBA.marks), ("triton", torch.float32),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.models.golden import GOLDEN
+from tests.ops.scan_cases import every_implementation_and_the_reference
 from visionssm.ops import selective_scan, selective_scan_fn
 
 CASES = json.loads((GOLDEN / "ops" / "selective_scan.json").read_text())["cases"]
@@ -65,7 +66,7 @@ def _scan_token_major(inputs, case, implementation):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-@pytest.mark.parametrize("implementation", ["reference", "torch", "triton"])
+@every_implementation_and_the_reference
 def test_selective_scan(case, implementation):
     inputs, tensors = _case(case, "cpu", torch.float32)
     out, last_state = _scan_token_major(inputs, case, implementation)

@@ -52,7 +52,7 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
     inputs = make_inputs(1, 1, 37, 5, 3)
     u, delta, A, B, C, D, bias = (t.detach() for t in inputs.values())
     A = A.mT
-    call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, None, True, True)
+    call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, None, True, True, True)
     states = torch.full((1, 1, 3, 3, 5), torch.nan)
     call.run_forward(call.segment_starts(), states=states)
     for i, steps in enumerate((0, 16, 32)):

@@ -123,7 +123,7 @@ def test_carried_time_adds_up_over_several_removals():
 
 def test_gaps_count_positions_in_each_direction():
     gaps = position_gaps(torch.tensor([[0, 3, 4, 9]]))
-    assert gaps[0].tolist() == [[1, 3, 1, 5], [3, 1, 5, 1]]
+    assert gaps[0].tolist() == [[1, 3, 1, 5], [1, 5, 1, 3]]
 
 
 def test_importance_example():

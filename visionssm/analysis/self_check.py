@@ -24,7 +24,7 @@ def selective_scan_errors(device: torch.device, implementation: str) -> dict[str
 
     Args:
         device: where the implementation runs.
-        implementation: "triton", "torch" or "reference".
+        implementation: "triton", "numba", "torch" or "reference".
 
     Returns:
         Name -> max |got - expected| / max |expected|, for y, last_state and grad_* of every input.

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 
 from ..analysis.self_check import SELF_CHECKS, TOLERANCE, WITHOUT_KERNELS
-from ..ops.dispatch import TRITON_INSTALLED, resolve_implementation
+from ..ops.dispatch import TRITON_INSTALLED, numba_works, resolve_implementation
 from ..version import __version__
 
-MODULES = ("torch", "triton", "timm", "safetensors", "numpy", "mmengine", "mmcv", "mmdet", "mmseg")
+MODULES = (
+    "torch", "triton", "numba", "timm", "safetensors", "numpy",
+    "mmengine", "mmcv", "mmdet", "mmseg",
+)  # fmt: skip
+SCAN = "selective_scan"  # the op that Numba has an implementation of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -49,12 +53,16 @@ def diagnose() -> dict[str, Any]:
         for device in devices
         for implementation in available_implementations(device)
         if implementation != "triton" or op not in WITHOUT_KERNELS
+        if implementation != "numba" or op == SCAN
     ]
     return {
         "versions": versions(),
         "devices": describe_devices(),
         "implementations": [
-            describe_implementation(device, dtype) for device in devices for dtype in DTYPES
+            describe_implementation(op, device, dtype)
+            for device in devices
+            for op in (SCAN, "other ops")
+            for dtype in DTYPES
         ],
         "triton_cache": triton_cache(),
         "self_check": self_checks,
@@ -94,16 +102,21 @@ def describe_devices() -> dict[str, str]:
     return devices
 
 
-def describe_implementation(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """What "auto" runs on this device and dtype, of every op that has kernels, and why."""
-    implementation = resolve_implementation("auto", device, dtype)
+def describe_implementation(op: str, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What "auto" runs on this device and dtype, of the scan or of other ops, and why."""
+    implementation = resolve_implementation("auto", device, dtype, has_numba=op == SCAN)
     if implementation == "triton":
         why = "CUDA tensors, and Triton imports"
+    elif implementation == "numba":
+        why = "CPU tensors, and Numba imports"
     elif device.type == "cuda":
         why = "Triton does not import: install it to run the fast kernels"
+    elif op == SCAN:
+        why = "Numba does not import: pip install 'visionssm[cpu]' for a faster one"
     else:
         why = "tensors off CUDA take the PyTorch implementation"
     return {
+        "op": op,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "implementation": implementation,
@@ -114,6 +127,8 @@ def describe_implementation(device: torch.device, dtype: torch.dtype) -> dict[st
 def available_implementations(device: torch.device) -> list[str]:
     """The implementations that can run on `device`, the reference first."""
     names = ["reference", "torch"]
+    if device.type == "cpu" and numba_works():
+        names.append("numba")
     if device.type == "cuda" and TRITON_INSTALLED:
         names.append("triton")
     return names
@@ -154,7 +169,7 @@ def format_report(report: dict[str, Any]) -> str:
         "Versions": [f"{name:<16}{version}" for name, version in report["versions"].items()],
         "Devices": [f"{name:<16}{text}" for name, text in report["devices"].items()],
         "Implementations chosen by 'auto'": [
-            f"{row['device']:<6}{row['dtype']:<10}{row['implementation']:<10}({row['why']})"
+            f"{row['op']:<16}{row['device']:<6}{row['dtype']:<10}{row['implementation']:<8}({row['why']})"
             for row in report["implementations"]
         ],
         "Triton cache": [

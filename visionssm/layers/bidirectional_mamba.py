@@ -126,7 +126,7 @@ class BidirectionalMamba(nn.Module):
             B: (b, 2, l, n).
             C: (b, 2, l, n).
             elapsed: time since the last token of each direction, see `selective_scan`.
-            gaps: (b, 2, l) step sizes that passed since then instead of one, in place of elapsed.
+            gaps: (b, 2, s) step sizes that pass in each step, see `selective_scan`.
             routes: of both directions, (2, s) or (b, 2, s); None is from either end to the other.
         """
         complete = routes is None

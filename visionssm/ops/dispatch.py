@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 
@@ -20,10 +21,24 @@ def log_once(message: str) -> None:
     _logger.warning(message)
 
 
-def check_implementation(name: str) -> None:
+@functools.cache
+def numba_works() -> bool:
+    """Whether Numba is installed, and fits the NumPy that is: if not, that is logged."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        log_once(f"scans on the CPU run their slower PyTorch implementation, for {error}")
+        return False
+    return True
+
+
+def check_implementation(name: str, *, has_numba: bool = False) -> None:
     """Raise ValueError unless there is an implementation of that name."""
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation: expected one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
+    names = (*IMPLEMENTATIONS, "numba") if has_numba else IMPLEMENTATIONS
+    if name not in names:
+        raise ValueError(f"implementation: expected one of {sorted(names)}, got {name!r}")
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
@@ -31,13 +46,18 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_implementation(
+    name: str, device: torch.device, dtype: torch.dtype, *, has_numba: bool = False
+) -> str:
     """The implementation "auto" stands for on this device and dtype; other names are returned.
 
-    Triton on CUDA, PyTorch elsewhere, without Triton (which is logged) and for float64 (too).
+    Triton on CUDA, Numba on CPUs if the op has it and it is there, and PyTorch elsewhere and for
+    float64. That Triton is missing, or float64 on CUDA, is logged.
     """
     if name != "auto":
         return name
+    if device.type == "cpu" and has_numba and dtype != torch.float64 and numba_works():
+        return "numba"
     if device.type != "cuda":
         return "torch"
     if not TRITON_INSTALLED:

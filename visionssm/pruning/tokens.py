@@ -99,12 +99,12 @@ def carried_time(elapsed: Tensor, step_sizes: Tensor, kept: Tensor) -> Tensor:
 
 
 def position_gaps(positions: Tensor) -> Tensor:
-    """Steps since the last kept token of each direction, unpruned: (b, 2, n), float32.
+    """Positions since the step before, in the order of either direction: (b, 2, n), float32.
 
     What comes before the first token of a direction has no state to decay: it counts as 1.
     """
     gaps = positions.diff(dim=1).float()
-    return torch.stack([F.pad(gaps, (1, 0), value=1.0), F.pad(gaps, (0, 1), value=1.0)], 1)
+    return F.pad(torch.stack([gaps, gaps.flip(1)], 1), (1, 0), value=1.0)
 
 
 def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,12 +125,6 @@ def shorten_routes(routes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     return ordinal.gather(2, steps).int(), steps
 
 
-def route_gaps(routes: Tensor, steps: Tensor) -> Tensor:
-    """Steps of the full route since the last kept one, in token order: (b, k, n), float32.
-
-    Args:
-        routes: index among the kept tokens at each step (b, k, n).
-        steps: the step of the full route that each was (b, k, n), ascending.
-    """
-    gaps = F.pad(steps.diff(dim=2).float(), (1, 0), value=1.0)
-    return torch.empty_like(gaps).scatter(2, routes.long(), gaps)
+def route_gaps(steps: Tensor) -> Tensor:
+    """Steps of the full route since the last kept one, of kept steps (b, k, n): that, float32."""
+    return F.pad(steps.diff(dim=2).float(), (1, 0), value=1.0)

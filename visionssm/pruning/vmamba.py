@@ -24,7 +24,7 @@ class KeptRoutes(NamedTuple):
 
     positions: Tensor  # (b, n) tokens of the grid, ascending
     routes: Tensor  # (b, k, n) index among them at each step
-    gaps: Tensor | None  # (b, k, n) steps of the full route since the last kept one
+    gaps: Tensor | None  # (b, k, n) of each step, those of the full route since the last kept one
 
 
 class PrunedStage(Stage):
@@ -67,7 +67,7 @@ class PrunedStage(Stage):
         num_kept = self.pruning.schedule.num_kept(i, positions.shape[1])
         positions = positions.gather(1, select(scores, num_kept, None)[0])
         routes, steps = shorten_routes(mixer.routes(h, w, x), positions)
-        gaps = None if self.pruning.mode == "hard" else route_gaps(routes, steps)
+        gaps = None if self.pruning.mode == "hard" else route_gaps(steps)
         return KeptRoutes(positions, routes, gaps)
 
 

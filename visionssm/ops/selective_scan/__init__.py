@@ -59,11 +59,11 @@ def selective_scan(
             (b, k, l, d), in token order; at least 0 (not checked), no bias or softplus is applied.
             Where a route leaves out tokens, the sum of the step sizes since the last one visited
             decays the state as if they had been visited without input. A padding step's is its dt.
-        gaps: number of step sizes that pass instead of one, e_t = gaps_t dt_t (b, k, l), in token
-            order; at least 0 (not checked), any real floating dtype, int32 or int64. Where a route
-            leaves out tokens, the positions since the last one visited: as if those had this
-            token's step size. In place of `elapsed`, it spares a (b, k, l, d) tensor; it has no
-            gradient. A padding step's is 1.
+        gaps: number of step sizes that pass in a step instead of one, e_t = gaps_t dt_t (b, k, s),
+            in the order of the route; at least 0 (not checked), any real floating dtype, int32 or
+            int64. Where a route leaves out tokens, the positions since the last one visited: as if
+            those had this token's step size. In place of `elapsed`, it spares a (b, k, l, d)
+            tensor; it has no gradient.
         routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
             image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
@@ -73,8 +73,8 @@ def selective_scan(
             Without it, rows that no step visits are filled with zeros at the cost of a write, and
             on CUDA indices are checked as they are read.
         return_last_state: also return the state after the last step.
-        implementation: "auto" (Triton on CUDA, chunked PyTorch elsewhere), or "triton", "torch",
-            "reference" by name.
+        implementation: "auto" (Triton on CUDA, Numba on CPUs where it is installed, chunked PyTorch
+            elsewhere and for float64), or "triton", "numba", "torch", "reference" by name.
 
     Returns:
         y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
@@ -87,9 +87,11 @@ def selective_scan(
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, naming it, what was expected
-            and what came; gaps requires a gradient, or comes beside elapsed. Route indices are
+            and what came; gaps requires a gradient, or comes beside elapsed; the named
+            implementation does not take the device or dtype. Route indices are
             checked on CPU; on CUDA, where looking would stall the device, an index outside [0, l)
             acts as a padding step.
+        ImportError: implementation "numba" is asked for, and Numba is missing.
         NotImplementedError: a second or forward-mode derivative is asked for.
 
     Source: Mamba, arXiv 2312.00752, equations 2 and 4; routes: VMamba, arXiv 2401.10166, section 4.
@@ -97,7 +99,7 @@ def selective_scan(
     check_selective_scan_args(
         u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, reduce, complete
     )
-    check_implementation(implementation)
+    check_implementation(implementation, has_numba=True)
     if implementation == "reference":
         y, last_state = selective_scan_reference(
             u, delta, A, B, C, D, delta_bias,

@@ -51,7 +51,6 @@ def check_selective_scan_args(
         ("D", D, (k, d)),
         ("delta_bias", delta_bias, (k, d)),
         ("elapsed", elapsed, (b, k, l, d)),
-        ("gaps", gaps, (b, k, l)),
     ):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
@@ -64,14 +63,18 @@ def check_selective_scan_args(
         if tensor.device != u.device:
             raise ValueError(f"{name}: expected device {u.device} as u, got {tensor.device}")
     if gaps is not None:
-        _check_gaps(gaps, elapsed, u.device)
+        _check_gaps(gaps, elapsed, (b, k, l if routes is None else routes.shape[-1]), u.device)
     if reduce not in ("none", "sum"):
         raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
     if routes is not None:
         _check_routes(routes, b, k, l, u.device, complete)
 
 
-def _check_gaps(gaps: Tensor, elapsed: Tensor | None, device: torch.device) -> None:
+def _check_gaps(
+    gaps: Tensor, elapsed: Tensor | None, shape: tuple[int, ...], device: torch.device
+) -> None:
+    if tuple(gaps.shape) != shape:
+        raise ValueError(f"gaps: expected {shape}, one a step, got {_shape(gaps)}")
     if elapsed is not None:
         raise ValueError("gaps: expected None beside elapsed, which says the same")
     if gaps.dtype not in (*FLOATING, torch.int32, torch.int64):

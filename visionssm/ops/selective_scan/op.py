@@ -2,19 +2,22 @@
 
 Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
 counter, whichever implementation runs it. What the compiler does well stays outside of the nodes:
-A comes with its channels innermost, (k, n, d), complete routes with their last step repeated until
-tiles are full; gradients of A, B, C, D and delta_bias go as parts (parts, ...), to be added up.
+A comes with its channels innermost, (k, n, d), complete routes with their last step, and its gap,
+repeated until tiles are full; gradients of A, B, C, D and delta_bias go as parts (parts, ...), to
+be added up.
 """
 
 from __future__ import annotations
+
+import importlib
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import compute_dtype, resolve_implementation
+from ..dispatch import compute_dtype, numba_works, resolve_implementation
 from ..registration import refuse_forward_mode, register_operators
-from . import torch_impl
 
 _lib = torch.library.Library("visionssm", "DEF")
 _INPUTS = (
@@ -32,12 +35,28 @@ _lib.define(
 )
 
 
+def _resolve(implementation: str, u: Tensor) -> str:
+    return resolve_implementation(implementation, u.device, u.dtype, has_numba=True)
+
+
+def _module(implementation: str, u: Tensor) -> ModuleType:
+    """The implementation's functions: all modules have the same. Triton and Numba load late."""
+    name = _resolve(implementation, u)
+    if name == "numba" and not numba_works():  # asked for by name
+        raise ImportError(
+            "implementation='numba' needs Numba, and one that fits NumPy: "
+            "pip install 'visionssm[cpu]'"
+        )
+    return importlib.import_module(f"{__package__}.{name}_impl")
+
+
 def selective_scan_op(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, implementation,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Call the operator; arguments are checked already. Returns y and the last state."""
     refuse_forward_mode("selective_scan")
+    gaps = None if gaps is None else gaps.to(compute_dtype(u))
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
     if triton:
         from . import triton_impl
@@ -46,6 +65,7 @@ def selective_scan_op(
         u = u.expand_as(delta)
         if complete and routes is not None:
             routes = triton_impl.whole_tiles(routes)
+            gaps = None if gaps is None else triton_impl.whole_tiles(gaps)
     A = A.mT.contiguous() if triton else A.mT
     differentiable = (u, delta, A, B, C, D, delta_bias, elapsed)
     save_states = torch.is_grad_enabled() and any(
@@ -65,39 +85,20 @@ def _forward(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
     delta_softplus, reduce_sum, complete, save_states, implementation,
 ):  # fmt: skip
-    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
-        from . import triton_impl
-
-        return triton_impl.selective_scan_forward(
-            u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-            delta_softplus, reduce_sum, complete, save_states,
-        )  # fmt: skip
-    with torch.autocast(u.device.type, enabled=False):  # its matmuls are the state's: float32
-        y, last_state = torch_impl.selective_scan_forward(
-            u, delta, A.mT, B, C, D, delta_bias, elapsed, gaps, routes,
-            delta_softplus, reduce_sum, complete,
-        )  # fmt: skip
-    return y, last_state, u.new_empty(0)
+    return _module(implementation, u).selective_scan_forward(
+        u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
+        delta_softplus, reduce_sum, complete, save_states,
+    )  # fmt: skip
 
 
 def _backward(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete, implementation,
 ):  # fmt: skip
-    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
-        from . import triton_impl
-
-        grads = triton_impl.selective_scan_backward(
-            grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-            states, delta_softplus, complete,
-        )  # fmt: skip
-    else:
-        with torch.autocast(u.device.type, enabled=False):
-            gu, gdelta, gA, *sums, gelapsed = torch_impl.selective_scan_backward(
-                grad_y, grad_last_state, u, delta, A.mT, B, C, D, delta_bias, elapsed, gaps, routes,
-                delta_softplus, complete,
-            )  # fmt: skip
-        grads = (gu, gdelta, gA.mT[None], *(x if x is None else x[None] for x in sums), gelapsed)
+    grads = _module(implementation, u).selective_scan_backward(
+        grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
+        delta_softplus, complete,
+    )  # fmt: skip
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -109,14 +110,12 @@ def _forward_fake(
     y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
     n = A.shape[1]
     last_state = u.new_empty((b, k, d, n), dtype=compute_dtype(u))
-    states = u.new_empty(0)
-    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
-        from . import triton_impl
-
+    if _resolve(implementation, u) == "triton":
         last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
-        length = triton_impl.num_steps(l, routes, complete)
-        if save_states:
-            states = triton_impl.saved_states(u, b, k, length, d, n)
+    states = u.new_empty(0)
+    if save_states:
+        length = l if routes is None or complete else routes.shape[-1]
+        states = _module(implementation, u).saved_states(u, b, k, length, d, n)
     return y, last_state, states
 
 
@@ -129,24 +128,19 @@ def _backward_fake(
             return A.new_empty(0)
         return torch.empty_like(x, memory_format=torch.contiguous_format)
 
+    module = _module(implementation, u)
     gdelta = empty(delta)
-    if resolve_implementation(implementation, u.device, u.dtype) == "triton":
-        from . import triton_impl
-
-        gdelta = triton_impl.empty_like_tokens(delta)
-        by_channels, by_images = triton_impl.num_parts(delta)
-        f32 = torch.float32
-        parts = [
-            A.new_empty(0) if x is None else x.new_empty((count, *x.shape), dtype=f32)
-            for x, count in zip(
-                (A, B, C, D, delta_bias),
-                (by_images, by_channels, by_channels, by_images, by_images),
-                strict=True,
-            )
-        ]
-    else:
-        parts = [empty(x) if x is None else empty(x)[None] for x in (A.mT, B, C, D, delta_bias)]
-        parts[0] = parts[0].mT
+    if _resolve(implementation, u) == "triton":
+        gdelta = module.empty_like_tokens(delta)
+    by_channels, by_images = module.num_parts(delta)
+    parts = [
+        A.new_empty(0) if x is None else x.new_empty((count, *x.shape), dtype=compute_dtype(u))
+        for x, count in zip(
+            (A, B, C, D, delta_bias),
+            (by_images, by_channels, by_channels, by_images, by_images),
+            strict=True,
+        )
+    ]
     return empty(u), gdelta, *parts, empty(elapsed)
 
 

@@ -72,10 +72,7 @@ def selective_scan_reference(
     if delta_softplus:
         delta = F.softplus(delta)
     if gaps is not None:
-        gaps = gather_steps(gaps.to(dtype)[..., None], routes)
-        if routes is not None:
-            gaps = gaps.masked_fill((routes < 0)[..., None], 1)
-        elapsed = gaps * delta
+        elapsed = gaps.to(dtype)[..., None] * delta
     elif elapsed is None:
         elapsed = delta
     else:

@@ -52,24 +52,45 @@ class _Steps(NamedTuple):
     C: Tensor  # (s, b, k, n)
 
 
+def saved_states(u: Tensor, b: int, k: int, length: int, d: int, n: int) -> Tensor:
+    """Nothing: the backward pass computes states again."""
+    return u.new_empty(0)
+
+
+def num_parts(delta: Tensor) -> tuple[int, int]:
+    """Parts that the gradients of B and C come in, and those of A, D and delta_bias."""
+    return 1, 1
+
+
 def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    elapsed: Tensor | None,
-    gaps: Tensor | None,
-    routes: Tensor | None,
-    delta_softplus: bool,
-    reduce_sum: bool,
-    complete: bool,
-) -> tuple[Tensor, Tensor]:
-    """y (b, k, l, d) or (b, l, d) in u's dtype, and the last state (b, k, d, n)."""
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
+    delta_softplus, reduce_sum, complete, save_states,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """y (b, k, l, d) or (b, l, d), the last state (b, k, d, n), and no saved states."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
-    d = A.shape[1]
+    with torch.autocast(u.device.type, enabled=False):  # matrix products are the state's: float32
+        y, last_state = _forward(call, reduce_sum)
+    return y.to(u.dtype), last_state, u.new_empty(0)
+
+
+def selective_scan_backward(
+    grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
+    delta_softplus, complete,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
+    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
+    with torch.autocast(u.device.type, enabled=False):
+        gu, gdelta, gA, gB, gC, gD, gbias, gelapsed = _backward(call, grad_y, grad_last_state)
+    return (
+        gu.to(u.dtype), gdelta.to(delta.dtype), gA.mT.contiguous()[None], gB[None], gC[None],
+        None if D is None else gD[None], None if delta_bias is None else gbias[None],
+        None if elapsed is None else gelapsed.to(elapsed.dtype),
+    )  # fmt: skip
+
+
+def _forward(call: _Call, reduce_sum: bool) -> tuple[Tensor, Tensor]:
+    """y and the last state, in the compute dtype."""
+    d = call.A.shape[1]
     y = call.new_tokens(1 if reduce_sum else call.k, d)
     last_state = call.new_state()
     for group in call.groups():
@@ -85,32 +106,17 @@ def selective_scan_forward(
                 y_block *= group.D
             _add_contracted(y_block, h, steps.C)
         group.put(rows, y)
-    return (y.squeeze(1) if reduce_sum else y).to(u.dtype), last_state
+    return y.squeeze(1) if reduce_sum else y, last_state
 
 
-def selective_scan_backward(
-    grad_y: Tensor,
-    grad_last_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    elapsed: Tensor | None,
-    gaps: Tensor | None,
-    routes: Tensor | None,
-    delta_softplus: bool,
-    complete: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the tensors up to elapsed, in order; grad_y is (b, 1 or k, l, d)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
-    k, (d, n) = call.k, A.shape[1:]
+def _backward(call: _Call, grad_y: Tensor, grad_last_state: Tensor | None) -> tuple[Tensor, ...]:
+    """All gradients in the compute dtype, that of elapsed without channels if it is missing."""
+    k, (d, n) = call.k, call.A.shape[1:]
+    has_elapsed = call.elapsed is not None
     grad_y = grad_y.to(call.dtype).contiguous()
-    gu = call.new_tokens(u.shape[1], d)
+    gu = call.new_tokens(call.u.shape[1], d)
     gdelta, gB, gC = (call.new_tokens(k, width) for width in (d, n, n))
-    gelapsed = call.new_tokens(k, d if elapsed is not None else 0)
+    gelapsed = call.new_tokens(k, d if has_elapsed else 0)
     gA, gD, gbias = call.A.new_zeros(k, d, n), call.A.new_zeros(k, d), call.A.new_zeros(k, d)
     carries = call.new_state() if grad_last_state is None else grad_last_state
     for group in call.groups():
@@ -123,7 +129,7 @@ def selective_scan_backward(
 
         gu_rows, gdt_rows = (group.rows_of_steps(name, d) for name in ("gu", "gdt"))
         gB_rows, gC_rows = (group.rows_of_steps(name, n) for name in ("gB", "gC"))
-        ge_rows = group.rows_of_steps("ge", d if elapsed is not None else 0)
+        ge_rows = group.rows_of_steps("ge", d if has_elapsed else 0)
         carry = group.part(carries)
         for block, start in zip(reversed(blocks), reversed(starts), strict=True):
             steps, gy = group.steps(block), group.take(grad_y, block)
@@ -144,34 +150,29 @@ def selective_scan_backward(
             if steps.gaps is not None:
                 gtime *= steps.gaps
             gdt = steps.u * gB_dot
-            if elapsed is None:
+            if not has_elapsed:
                 gdt += gtime
             else:
                 ge_rows[block] = gtime
                 if group.padding is not None:
                     gdt += gtime.where(group.padding[block], 0)
-            if delta_softplus:
+            if call.softplus:
                 gdt *= torch.expm1(-steps.dt).neg_()
             gdt_rows[block] = gdt
             torch.mul(steps.dt, gB_dot, out=gu_rows[block])
             if group.D is not None:
                 gu_rows[block].addcmul_(group.D, gy)
                 gD[group.routes] += (gy * steps.u).sum((0, 1))
-            if delta_bias is not None:
+            if group.delta_bias is not None:
                 gbias[group.routes] += gdt.sum((0, 1))
         group.put(gu_rows, gu)
         group.put(gdt_rows, gdelta)
         group.put(gB_rows, gB)
         group.put(gC_rows, gC)
-        if elapsed is not None:
+        if has_elapsed:
             group.put(ge_rows, gelapsed)
 
-    return (
-        gu.to(u.dtype), gdelta.to(delta.dtype), gA.to(A.dtype), gB.to(B.dtype), gC.to(C.dtype),
-        None if D is None else gD.to(D.dtype),
-        None if delta_bias is None else gbias.to(delta_bias.dtype),
-        None if elapsed is None else gelapsed.to(elapsed.dtype),
-    )  # fmt: skip
+    return gu, gdelta, gA, gB, gC, gD, gbias, gelapsed
 
 
 def _block_elements(device: torch.device) -> int:
@@ -190,8 +191,8 @@ class _Call:
             t.to(self.dtype).contiguous() for t in (u, delta, B, C)
         )
         self.elapsed = None if elapsed is None else elapsed.to(self.dtype).contiguous()
-        self.gaps = None if gaps is None else gaps.to(self.dtype)[..., None].contiguous()
-        self.A = A.to(self.dtype)
+        self.gaps = gaps
+        self.A = A.mT.to(self.dtype)
         self.D, self.delta_bias = (None if t is None else t.to(self.dtype) for t in (D, delta_bias))
         self.softplus = delta_softplus
         self.complete = complete or routes is None
@@ -282,9 +283,7 @@ class _Group:
             dt.copy_(pre)
         elapsed, gaps = dt, None
         if call.gaps is not None:
-            gaps = self.take(call.gaps, block)
-            if self.padding is not None:
-                gaps.masked_fill_(self.padding[block], 1)
+            gaps = self.part(call.gaps)[..., block].permute(2, 0, 1)[..., None]
             elapsed = torch.mul(dt, gaps, out=call.scratch("elapsed", *dt.shape))
         if call.elapsed is not None:
             elapsed = self.take(call.elapsed, block)

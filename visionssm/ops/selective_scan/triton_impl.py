@@ -57,18 +57,18 @@ def num_steps(l: int, routes: Tensor | None, complete: bool) -> int:
     return l if routes is None or complete else routes.shape[-1]
 
 
-def whole_tiles(routes: Tensor) -> Tensor:
-    """Complete routes (..., s) with the last step repeated until s is a multiple of `STEPS`.
+def whole_tiles(steps: Tensor) -> Tensor:
+    """Complete routes, or gaps, (..., s) with the last repeated until s is a multiple of `STEPS`.
 
-    Threads then load the tokens of a tile as vectors, without masks or limits. No branch depends on
-    a dynamic s.
+    Threads then load those of a tile as vectors, without masks or limits. No branch depends on a
+    dynamic s.
     """
-    steps = routes.shape[-1]
-    if isinstance(steps, int) and steps % STEPS == 0:
-        return routes
-    padded = cdiv(steps, STEPS) * STEPS
-    last = torch.arange(padded, device=routes.device).clamp(max=steps - 1)
-    return routes.index_select(-1, last)
+    length = steps.shape[-1]
+    if isinstance(length, int) and length % STEPS == 0:
+        return steps
+    padded = cdiv(length, STEPS) * STEPS
+    last = torch.arange(padded, device=steps.device).clamp(max=length - 1)
+    return steps.index_select(-1, last)
 
 
 class Tile(NamedTuple):
@@ -104,7 +104,10 @@ def selective_scan_forward(
     delta_softplus, reduce_sum, complete, save_states,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
+    call = _Call(
+        u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete,
+        save_states,
+    )  # fmt: skip
     b, k, l, d, n = call.sizes
     y = call.new_tokens(d, u.dtype)
     states = saved_states(u, b, k, call.length, d, n) if save_states else u.new_empty(0)
@@ -122,7 +125,10 @@ def selective_scan_backward(
     delta_softplus, complete,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
-    call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
+    call = _Call(
+        u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete,
+        save_states=True,
+    )  # fmt: skip
     b, k, l, d, n = call.sizes
     with device_of(u):
         if not states.numel():
@@ -142,14 +148,14 @@ class _Call:
     """One call's tensors, sizes and launch parameters, shared by all its kernels."""
 
     def __init__(
-        self, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete
-    ):
+        self, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete,
+        save_states,
+    ):  # fmt: skip
         check_device("u", u)
         b, k, l, d = delta.shape
         self.sizes = b, k, l, d, A.shape[1]
         self.u, self.delta = unit_stride(u), unit_stride(delta)
         self.elapsed = None if elapsed is None else unit_stride(elapsed)
-        self.gaps = None if gaps is None else gaps.contiguous()
         # B and C are slices of one projection as a rule, and then share dtype and strides.
         if B.dtype != C.dtype:
             B, C = B.float(), C.float()
@@ -159,17 +165,19 @@ class _Call:
         self.A = A.contiguous()  # (k, n, d), channels innermost as in the states
         self.D, self.delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
         self.length = num_steps(l, routes, complete)
-        if routes is not None:
-            routes = (whole_tiles(routes) if complete else routes).contiguous()
-        self.routes = routes
+        if routes is not None and complete:
+            routes, gaps = whole_tiles(routes), None if gaps is None else whole_tiles(gaps)
+        self.routes, self.gaps = (None if t is None else t.contiguous() for t in (routes, gaps))
         self.zero_rows = routes is not None and not complete
         n = self.sizes[4]
         self.backward_tile = self.forward_tile = Tile(_columns(d), 1)
         if n == 1:
             self.forward_tile = _one_state_tile(b * k, d, u.device)
-        self.forward_segments = self._segments(self.forward_tile, SLOTS)
+        # Segments are whole runs, or with several states, if none are saved, whole tiles.
+        steps = self.forward_tile.runs * STEPS if n == 1 or save_states else STATE_STEPS
+        self.forward_segments = self._segments(self.forward_tile, steps, SLOTS)
         self.backward_segments = self._segments(
-            self.backward_tile, SLOTS if n == 1 else BACKWARD_STATES_SLOTS
+            self.backward_tile, STEPS, SLOTS if n == 1 else BACKWARD_STATES_SLOTS
         )
         self.flags = dict(
             N=n,
@@ -187,9 +195,8 @@ class _Call:
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
-    def _segments(self, tile: Tile, slots: int) -> Segments:
-        steps, device = tile.runs * STEPS, self.u.device
-        return _split_length(self.length, steps, self.programs(tile), slots, device)
+    def _segments(self, tile: Tile, steps: int, slots: int) -> Segments:
+        return _split_length(self.length, steps, self.programs(tile), slots, self.u.device)
 
     def programs(self, tile: Tile) -> int:
         """Of one segment."""
@@ -342,9 +349,11 @@ class _Call:
         return (None, None, None) if self.elapsed is None else _token_strides(self.elapsed)
 
     def _route_strides(self) -> tuple[int, int]:
+        """Of images, and of routes: steps of one, also where all visit every token in order."""
         if self.routes is None:
-            return 0, 0
-        return 0 if self.routes.dim() == 2 else self.routes.stride(0), self.routes.stride(-2)
+            return 0, self.length
+        steps = self.routes.shape[-1]
+        return 0 if self.routes.dim() == 2 else self.sizes[1] * steps, steps
 
 
 def empty_like_tokens(x: Tensor) -> Tensor:
@@ -358,14 +367,14 @@ def empty_like_tokens(x: Tensor) -> Tensor:
 
 
 def _split_length(
-    length: int, tile: int, programs: int, slots: int, device: torch.device
+    length: int, multiple: int, programs: int, slots: int, device: torch.device
 ) -> Segments:
-    """Segments, of whole tiles, that fill the device once; one where so many programs do."""
+    """Segments of multiples of steps that fill the device once; one where so many programs do."""
     steps = max(1, length)
     if _is_split(programs, device):
         number = max(1, slots * _multiprocessors(device) // max(1, programs))
         steps = max(MIN_SEGMENT, cdiv(length, number))
-    steps = cdiv(steps, tile) * tile
+    steps = cdiv(steps, multiple) * multiple
     return Segments(max(1, cdiv(length, steps)), steps)
 
 

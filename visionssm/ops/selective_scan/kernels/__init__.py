@@ -16,8 +16,8 @@ twice as many programs.
         gA_n += e_t r_t h_(t-1)     ge_t += A_n r_t h_(t-1)
         gdelta_t = (gdt_t + (gap_t ge_t where e_t is gap_t dt_t)) sigmoid(delta_t + bias)
 
-The elapsed time e_t is the step size dt_t unless the caller gives it, or a gap_t of each token to
-multiply dt_t by. In padding steps it is dt_t always.
+The elapsed time e_t is the step size dt_t unless the caller gives it, except in padding steps, or
+a gap_t of each step to multiply dt_t by.
 Times are kept times log2(e), as exp2 wants them; B is kept times ln(2), which makes up for it.
 
 A thread owns channels (with more than 32 states two threads share one): what is recurrent stays in

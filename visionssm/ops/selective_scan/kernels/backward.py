@@ -122,7 +122,7 @@ def backward_kernel(
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek
     if HAS_GAPS:
-        p_gaps += i_bk * l
+        p_gaps += i_bk * stride_rk
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
@@ -166,7 +166,7 @@ def backward_kernel(
             elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
             elapsed = elapsed.to(tl.float32)
         if HAS_GAPS:
-            gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
+            gaps = load_gaps(p_gaps, i_s + o_t, end, HAS_ROUTES, COMPLETE)
         if not SUMMARY:
             u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
             h0 = tl.load(p_states + o_d, mask=m_d, other=0.0).to(tl.float32)

@@ -106,7 +106,7 @@ def forward_kernel(
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek
     if HAS_GAPS:
-        p_gaps += i_bk * l
+        p_gaps += i_bk * stride_rk
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
@@ -143,7 +143,7 @@ def forward_kernel(
         elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
     if HAS_GAPS:
-        gaps = load_gaps(p_gaps, token, m_token).to(tl.float32)
+        gaps = load_gaps(p_gaps, tile_steps(begin, o_t, end, W), end, HAS_ROUTES, COMPLETE)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     token_1, m_token_1 = load_tokens(
@@ -161,7 +161,8 @@ def forward_kernel(
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         if HAS_GAPS:
-            gaps_1 = load_gaps(p_gaps, token_1, m_token_1)
+            o_gaps = tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W)
+            gaps_1 = load_gaps(p_gaps, o_gaps, end, HAS_ROUTES, COMPLETE)
         token_2, m_token_2 = load_tokens(
             p_routes, tile_steps(tile_from(i_s + 2 * W * T, end, W * T), o_t, end, W), end, l,
             HAS_ROUTES, COMPLETE, WIDE,
@@ -204,7 +205,7 @@ def forward_kernel(
         if HAS_ELAPSED:
             elapsed = elapsed_1.to(tl.float32)
         if HAS_GAPS:
-            gaps = gaps_1.to(tl.float32)
+            gaps = gaps_1
         token_1, m_token_1 = token_2, m_token_2
 
     tl.store(p_carry + o_nd, state, mask=m_nd)

@@ -184,9 +184,15 @@ def load_rows(p, row, m_row, o_d, m_d, stride, none):
 
 
 @triton.jit
-def load_gaps(p, token, m_token):
-    """Step sizes that pass in the tokens' steps (T, [W]), one where there is no token."""
-    return tl.load(p + token, mask=m_token, other=1)
+def load_gaps(p, o_s, end, HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr):
+    """Step sizes that pass in steps (T, [W]), float32; what steps from `end` on have is no matter.
+
+    As many of them as of complete routes fill a run: a thread loads them as a vector.
+    """
+    if HAS_ROUTES and COMPLETE:
+        return tl.load(p + o_s)
+    else:
+        return tl.load(p + tl.minimum(o_s, end - 1))
 
 
 @triton.jit
