@@ -13,7 +13,9 @@ import torch
 
 from visionssm.cli.doctor import versions
 
-VERSIONS = ("visionssm", "python", "torch", "triton", "timm", "cuda (torch)", "nvidia driver")
+VERSIONS = (
+    "visionssm", "python", "torch", "triton", "numba", "timm", "cuda (torch)", "nvidia driver",
+)  # fmt: skip
 
 
 def device_name(device: torch.device) -> str:

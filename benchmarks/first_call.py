@@ -34,6 +34,7 @@ from .run import RESULTS
 MODELS = ("vmamba_tiny_s1l8", "vim_tiny", "spatial_mamba_tiny", "ssm_efficientvim_m1", "vssd_tiny")
 SIZE, BATCH = 224, 32
 GOAL = 10.0  # seconds: inference and a training step, each for the first time
+CACHES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
 PARTS = ("device", "inference", "training", "inference_again", "training_again")
 
 
@@ -78,18 +79,19 @@ def first_calls(model: str, size: int, batch: int, device: str) -> dict[str, flo
 
 
 def in_fresh_process(*arguments: Any) -> dict[str, float]:
-    """`first_calls` where Triton has an empty cache."""
-    before = os.environ.get("TRITON_CACHE_DIR")
+    """`first_calls` where Triton and Numba have empty caches."""
+    before = {name: os.environ.get(name) for name in CACHES}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TRITON_CACHE_DIR"] = folder
+        os.environ.update(dict.fromkeys(CACHES, folder))
         try:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 return pool.submit(first_calls, *arguments).result()
         finally:
-            if before is None:
-                del os.environ["TRITON_CACHE_DIR"]
-            else:
-                os.environ["TRITON_CACHE_DIR"] = before
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def measure(

@@ -16,7 +16,7 @@ from visionssm.ops import selective_scan
 from visionssm.scans import cross_scan, raster
 
 from . import peers
-from .registry import EAGER, MAMBA_SSM, ScanCase
+from .registry import EAGER, MAMBA_SSM, PYTORCH, ScanCase
 from .task import EPS32, Error, Task, Work, max_error
 
 # Per step and state one decay, per step one softplus. The backward pass needs the same ones.
@@ -115,13 +115,14 @@ def _raster_or_cross(case: ScanCase) -> Callable[[torch.device], Tensor]:
 
 
 class OurScan:
-    """`selective_scan` on this device, whatever implementation that runs."""
+    """`selective_scan` on this device, by the implementation that runs there or another."""
 
     roundings = 1
 
-    def __init__(self, problem: ScanProblem, reduce: str):
+    def __init__(self, problem: ScanProblem, reduce: str, implementation: str = "auto"):
         self.problem = problem
         self.reduce = reduce
+        self.implementation = implementation
         self.y_name = "y summed" if reduce == "sum" else "y"
 
     @cached_property
@@ -144,6 +145,7 @@ class OurScan:
             routes=self.problem.routes,
             reduce=self.reduce,
             complete=self.problem.complete,
+            implementation=self.implementation,
         )
 
     def in_token_order(self, name: str, x: Tensor) -> Tensor:
@@ -160,6 +162,8 @@ def scan_tasks(case: ScanCase, device: torch.device, mamba_ssm: bool) -> Iterato
     yield from our_tasks(problem, "visionssm", case.goals)
     if case.routes > 1:
         yield from _tasks(problem, "visionssm, routes summed", OurScan(problem, "sum"), {})
+    if device.type == "cpu":
+        yield from _tasks(problem, PYTORCH, OurScan(problem, "none", "torch"), {})
     if mamba_ssm:
         missing = "" if peers.mamba_ssm_installed() else "the package is not installed"
         scan = peers.ChannelFirstScan(problem, peers.mamba_ssm_scan)

@@ -143,6 +143,11 @@ def _scan(b: int, k: int, d: int, l: int, n: int, fwd: float, bwd: float, note: 
     return ScanCase(label, b, k, d, l, n, {"fwd": fwd, "bwd": bwd})
 
 
+def _scan_on_cpu(b: int, k: int, d: int, l: int, n: int, note: str) -> ScanCase:
+    label = f"scan {b}, {k}, {d}, {l}, {n} ({note})"
+    return ScanCase(label, b, k, d, l, n, dtype=torch.float32)
+
+
 def _ssd(op: str, b: int, l: int, h: int, p: int, n: int, note: str, **goals: float) -> SSDCase:
     """The name of a goal is "fwd" or "fwd_bwd"."""
     label = f"{op} {b}, {l}, {h}, {p}, {n} ({note})"
@@ -270,7 +275,14 @@ def _on_cpu(label: str, model: str, as_fast_as: str | None = None) -> ModelCase:
     )  # fmt: skip
 
 
-CPU = (_on_cpu("VMamba-T s1l8", "vmamba_tiny_s1l8", as_fast_as=SWIN),)
+CPU = (
+    _scan_on_cpu(1, 4, 96, 3136, 1, "VMamba-T stage 1"),
+    _scan_on_cpu(1, 4, 384, 196, 1, "VMamba-T stage 3"),
+    _scan_on_cpu(1, 1, 384, 197, 16, "Vim-T 224"),
+    _scan_on_cpu(8, 4, 96, 3136, 1, "eight images"),
+    _on_cpu("VMamba-T s1l8", "vmamba_tiny_s1l8", as_fast_as=SWIN),
+    _on_cpu("Vim-T", "vim_tiny", as_fast_as=DEIT),
+)
 CPU_PEERS = (
     _on_cpu("Swin-T (timm)", SWIN),
     _on_cpu("ConvNeXt-T (timm)", CONVNEXT),
@@ -306,6 +318,7 @@ PEERS: dict[str, tuple[ModelCase | DenseCase, ...]] = {  # go first
     "cpu": CPU_PEERS,
 }
 MAMBA_SSM = "mamba_ssm"
+PYTORCH = "visionssm, PyTorch"  # our implementation in PyTorch, beside that in kernels
 
 
 def peer_names() -> list[str]:

@@ -16,12 +16,11 @@ from visionssm.layers.scan_init import DT_MAX, DT_MIN
 from visionssm.ops import ssd, ssd_noncausal
 
 from . import peers
-from .registry import COMPILE, EAGER, MAMBA_SSM, SSDCase
+from .registry import COMPILE, EAGER, MAMBA_SSM, PYTORCH, SSDCase
 from .task import EPS32, Error, Task, Work, count_flops, max_error
 
 # To the case's dtype, on the way to an element: two factors, what is kept between, the result.
 ROUNDINGS = 4
-PYTORCH = "visionssm, PyTorch"
 MAX_RATE = 16  # decay rates of a fresh model are uniform in [1, 16]
 
 

@@ -17,7 +17,7 @@ SECONDS = 1e-3
 def test_results_are_written_and_read_again(tmp_path):
     missing = dataclasses.replace(MODEL, model="not_a_model")
     records = run.run_cases("mixed", [SCAN, MODEL, missing], CPU, (), [""], SECONDS, tmp_path)
-    assert [r.status for r in records] == ["measured"] * 6 + ["skipped"] * 2
+    assert [r.status for r in records] == ["measured"] * 8 + ["skipped"] * 2
 
     content = json.loads((tmp_path / "mixed-compare-none.json").read_text())
     assert content["environment"]["torch"] == torch.__version__.partition("+")[0]

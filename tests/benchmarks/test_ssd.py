@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.registry import BOTH
-from benchmarks.ssd import PYTORCH, ssd_tasks
+from benchmarks.registry import BOTH, PYTORCH
+from benchmarks.ssd import ssd_tasks
 
 from .cases import CPU, SSD, SSD_NONCAUSAL
 
