@@ -58,7 +58,7 @@ def test_code_is_compiled_where_none_can_be_kept(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", njit_in_read_only_folders)
-    double = numba_impl._compiled(lambda x: 2 * x)
+    double = numba_impl._compiled(set())(lambda x: 2 * x)
     assert double(21.0) == 42
 
 

@@ -36,58 +36,63 @@ THREAD_ELEMENTS = 1 << 20  # states and steps of channels, some 3 ms, that are w
 SHARES = 4
 LOG2E = 1.4426950408889634
 
+REORDERED = {"contract", "reassoc", "nsz"}  # what the compiler may do to sums; NaN stays NaN
+
 _f32, _unsigned = np.float32, np.uintp
-# exp2(r) = 1 + r (E1 + E2 r + ...) for |r| <= 1/2, and log1p(z) = t (L0 + L2 t^2 + ...) where
-# t = z / (2 + z), for z in [0, 1]: the smallest maximum of the relative error.
-_E1, _E2, _E3, _E4, _E5, _E6 = map(
-    _f32, (0.69314720, 0.24022648, 0.055503325, 0.0096184374, 0.0013398875, 0.00015353361)
+_ZERO, _ONE, _LOG2E, _LN2 = map(_f32, (0, 1, LOG2E, 1 / LOG2E))
+# exp2(r) = 1 + r (E1 + E2 r + ...) for |r| <= 1/2, and log1p(z) = z (L0 + L1 z + ...) for z in
+# [0, 1]: the smallest maximum of the relative error, 9e-8 and 3e-8 before rounding.
+_E1, _E2, _E3, _E4, _E5 = map(
+    _f32, (0.69314698, 0.24022242, 0.055507337, 0.0096715127, 0.0013264727)
 )
-_L0, _L2, _L4, _L6, _L8 = map(_f32, (2.0, 0.66666315, 0.40024910, 0.27960605, 0.28178326))
-_ZERO, _ONE, _TWO, _LOG2E, _LN2 = map(_f32, (0, 1, 2, LOG2E, 1 / LOG2E))
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = map(
+    _f32,
+    (0.99999997, -0.49999493, 0.33319097, -0.24842983, 0.19106008, -0.13663247, 0.078225966,
+     -0.029505245, 0.0052326954),
+)  # fmt: skip
 _MIN_EXPONENT, _MAX_EXPONENT = _f32(-127), _f32(128)  # of which exp2 is 0 and infinity
+_WHOLE = _f32(1.5 * 2**23)  # a sum with it has no place for fractions
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compile at the first call, for this CPU and to run without the GIL; keep the code on disk.
+def _compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
+    """Compile at the first call, for this CPU and to run without the GIL; keep the code on disk."""
+    options: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=fastmath)
 
-    Sums may be reordered, for vectors of them; NaN and infinity keep their meaning.
-    """
-    options: dict[str, Any] = dict(
-        nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-    )
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
+    def compiled(function: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # neither the package's folder nor the user's cache can be written
+            return numba.njit(**options)(function)
+
+    return compiled
 
 
 @intrinsic
 def _power_of_2(typingctx, exponent):
-    """2^exponent of a whole float32 from -127 (0) to 128 (infinity), put together from bits."""
+    """2^n of float32 n + `_WHOLE`, n from -127 (0) to 128 (infinity), put together from bits."""
 
     def codegen(context, builder, signature, args):
         i32 = ir.IntType(32)
-        biased = builder.add(builder.fptosi(args[0], i32), ir.Constant(i32, 127))
+        biased = builder.add(builder.bitcast(args[0], i32), ir.Constant(i32, 127))
         return builder.bitcast(builder.shl(biased, ir.Constant(i32, 23)), ir.FloatType())
 
     return numba.float32(numba.float32), codegen
 
 
-@_compiled
+@_compiled({"contract"})  # reordered, adding `_WHOLE` and taking it away would be nothing
 def _exp2(x):
     x = _MIN_EXPONENT if x < _MIN_EXPONENT else x  # NaN passes comparisons this way round
     x = _MAX_EXPONENT if x > _MAX_EXPONENT else x
-    whole = np.rint(x)
-    r = x - whole
-    series = _E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * (_E5 + r * _E6))))
-    return (_ONE + r * series) * _power_of_2(whole)  # type: ignore[call-arg]  # the context is Numba's
+    exponent = x + _WHOLE
+    r = x - (exponent - _WHOLE)
+    series = _E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * _E5)))
+    return (_ONE + r * series) * _power_of_2(exponent)  # type: ignore[call-arg]  # Numba's context
 
 
-@_compiled
+@_compiled({"contract"})
 def _log1p(z):
-    t = z / (_TWO + z)
-    s = t * t
-    return t * (_L0 + s * (_L2 + s * (_L4 + s * (_L6 + s * _L8))))
+    series = _L4 + z * (_L5 + z * (_L6 + z * (_L7 + z * _L8)))
+    return z * (_L0 + z * (_L1 + z * (_L2 + z * (_L3 + z * series))))
 
 
 # Below, rows of tokens are whole arrays (rows, channels) and a row's number: references to a view
@@ -96,41 +101,47 @@ def _log1p(z):
 # overlaps few iterations.
 
 
-@_compiled
+@_compiled(REORDERED)
 def _load_step(
     t, token, row, u_row, j, start, width, u, delta, bias, elapsed, gap, softplus,
     u_t, dt, slope, e,
 ):  # fmt: skip
-    """Into row t: tokens, step sizes, derivatives of these by delta, and elapsed times.
+    """Into row t: tokens, step sizes, and, if they have rows, derivatives of these by delta, and
+    elapsed times.
 
     A token of -1 is padding: zeros, for which its step size of time passes.
     """
-    for c in range(width):
-        u_t[t, c] = _ZERO
-        dt[t, c] = bias[j, start + c]
     if token >= 0:
         for c in range(width):
             u_t[t, c] = u[u_row, start + c]
-            dt[t, c] += delta[row, start + c]
-    if softplus:
+            dt[t, c] = bias[j, start + c] + delta[row, start + c]
+    else:
+        for c in range(width):
+            u_t[t, c] = _ZERO
+            dt[t, c] = bias[j, start + c]
+    if softplus and slope.size:
         for c in range(width):
             slope[t, c] = _exp2(-abs(dt[t, c]) * _LOG2E)
         for c in range(width):
             x, z = dt[t, c], slope[t, c]
             dt[t, c] = (_ZERO if x < _ZERO else x) + _log1p(z)
             slope[t, c] = (z if x < _ZERO else _ONE) / (_ONE + z)
-    else:
+    elif softplus:
+        for c in range(width):
+            x = dt[t, c]
+            dt[t, c] = (_ZERO if x < _ZERO else x) + _log1p(_exp2(-abs(x) * _LOG2E))
+    elif slope.size:
         for c in range(width):
             slope[t, c] = _ONE
-    if token >= 0 and elapsed.size:
+    if e.size and elapsed.size and token >= 0:
         for c in range(width):
             e[t, c] = elapsed[row, start + c]
-    else:
+    elif e.size:
         for c in range(width):
             e[t, c] = dt[t, c] * gap
 
 
-@_compiled
+@_compiled(REORDERED)
 def _forward(
     first, last, channels, groups, l, u, delta, A2, B, C, D, bias, elapsed, gaps, routes, softplus,
     y, last_state, states,
@@ -140,7 +151,9 @@ def _forward(
     blocks, images = -(-d // channels), last_state.shape[0]
     u_routes, y_routes = len(u) // (images * l), len(y) // (images * l)
     u_t, dt = np.empty((1, channels), np.float32), np.empty((1, channels), np.float32)
-    slope, e = np.empty((1, channels), np.float32), np.empty((1, channels), np.float32)
+    no_slope = np.empty((0, channels), np.float32)
+    own_e = np.empty((1 if elapsed.size or gaps.size else 0, channels), np.float32)
+    e = own_e if own_e.size else dt
     decay, y_t = np.empty(channels, np.float32), np.empty(channels, np.float32)
     h = np.empty((n, channels), np.float32)
     for task in range(first, last):
@@ -162,7 +175,7 @@ def _forward(
                 _load_step(
                     _unsigned(0), token, row, u_row, j, start, width,
                     u, delta, bias, elapsed, gaps[i, j, t] if gaps.size else _ONE, softplus,
-                    u_t, dt, slope, e,
+                    u_t, dt, no_slope, own_e,
                 )  # fmt: skip
                 for c in range(width):
                     y_t[c] = D[j, start + c] * u_t[0, c]
@@ -186,7 +199,7 @@ def _forward(
                     last_state[i, j, start + c, m] = h[m, c]
 
 
-@_compiled
+@_compiled(REORDERED)
 def _backward(
     first, last, channels, groups, l, gy, glast, u, delta, A2, B, C, D, bias, elapsed, gaps, routes,
     softplus, states, gu, gdelta, gA, gB, gC, gD, gbias, gelapsed,
@@ -201,7 +214,9 @@ def _backward(
     u_routes, gu_routes = len(u) // (images * l), len(gu) // (images * l)
     y_routes = len(gy) // (images * l)
     u_t, dt = np.empty((STEPS, channels), np.float32), np.empty((STEPS, channels), np.float32)
-    slope, e = np.empty((STEPS, channels), np.float32), np.empty((STEPS, channels), np.float32)
+    slope = np.empty((STEPS, channels), np.float32)
+    own_e = np.empty((STEPS if elapsed.size or gaps.size else 0, channels), np.float32)
+    e = own_e if own_e.size else dt
     decay = np.empty((STEPS, n, channels), np.float32)
     h = np.empty((STEPS + 1, n, channels), np.float32)
     carry, gy_t = np.empty((n, channels), np.float32), np.empty(channels, np.float32)
@@ -230,7 +245,7 @@ def _backward(
                         _unsigned(t), token, row, u_row, j, start, width,
                         u, delta, bias, elapsed,
                         gaps[i, j, part * STEPS + t] if gaps.size else _ONE, softplus,
-                        u_t, dt, slope, e,
+                        u_t, dt, slope, own_e,
                     )  # fmt: skip
                     for m in range(n):
                         B_m = B[row, m] if token >= 0 else _ZERO
@@ -346,7 +361,8 @@ class _Call:
         self.elements = delta.numel() * self.n
         self.channels = _channels(self.d)
         self.groups = self.k if self.b == 1 and self.elements >= 2 * THREAD_ELEMENTS else 1
-        zeros = self.new_zeros(self.k, self.d)
+        if D is None or delta_bias is None:
+            zeros = self.new_zeros(self.k, self.d)
         if routes is None:
             routes = torch.arange(self.l, device="cpu").expand(self.k, self.l)
         self.inputs = (
@@ -423,8 +439,10 @@ def _rows(x: Tensor) -> Tensor:
 
 def _array(x: Tensor) -> np.ndarray:
     """Dense, float32 unless int32; it shares the memory of a tensor that is so already."""
-    dtype = x.dtype if x.dtype == torch.int32 else torch.float32
-    return x.detach().to(dtype).contiguous().numpy()
+    x = x.detach()
+    if x.dtype not in (torch.float32, torch.int32):
+        x = x.float()
+    return x.contiguous().numpy()
 
 
 @functools.cache
