@@ -95,9 +95,10 @@ def test_elapsed_time(dtype, length, k, d, n):
 @pytest.mark.parametrize(("k", "d", "n"), [(4, 40, 1), (2, 33, 16)])
 def test_gaps(dtype, length, k, d, n):
     inputs = make_inputs(2, k, length, d, n, dtype=dtype, device="cuda")
-    gaps = random_gaps(2, k, length, device="cuda")
     kept = random_routes(k, length, steps=1 + length // 2, batch=2).cuda()
     for routes, complete in ((None, False), (random_routes(k, length).cuda(), True), (kept, False)):
+        steps = length if routes is None else routes.shape[-1]
+        gaps = random_gaps(2, k, steps, device="cuda")
         how = {"routes": routes, "complete": complete, "gaps": gaps}
         exact = outputs_and_gradients(to_double(inputs), **how, implementation="torch")
         actual = outputs_and_gradients(inputs, **how)

@@ -349,11 +349,11 @@ class _Call:
         return (None, None, None) if self.elapsed is None else _token_strides(self.elapsed)
 
     def _route_strides(self) -> tuple[int, int]:
-        """Of images, and of routes: steps of one, also where all visit every token in order."""
-        if self.routes is None:
-            return 0, self.length
-        steps = self.routes.shape[-1]
-        return 0 if self.routes.dim() == 2 else self.sizes[1] * steps, steps
+        """Of images, and of routes, which is that of gaps too: the steps of one."""
+        table = self.gaps if self.routes is None else self.routes
+        steps = 0 if table is None else table.shape[-1]
+        per_image = self.routes is not None and self.routes.dim() == 3
+        return self.sizes[1] * steps if per_image else 0, steps
 
 
 def empty_like_tokens(x: Tensor) -> Tensor:
