@@ -51,23 +51,29 @@ class Attempt:
 
 ATTEMPTS = (
     Attempt("as it is", {}),
-    Attempt("one run of steps a tile", {"RUN_PROGRAMS_PER_SM": 0}, several=False),
+    Attempt("no narrow tiles forward", {"NARROW_PROGRAMS_PER_SM": 0}, several=False),
     Attempt(
-        "two runs up to 16 programs a multiprocessor", {"RUN_PROGRAMS_PER_SM": 16}, several=False
-    ),
-    Attempt("two runs everywhere", {"RUN_PROGRAMS_PER_SM": UNLIMITED}, several=False),
-    Attempt(
-        "64 channels a tile forward",
-        {"RUN_PROGRAMS_PER_SM": 0, "WIDE_PROGRAMS_PER_SM": 0},
+        "narrow tiles up to 16 programs a multiprocessor",
+        {"NARROW_PROGRAMS_PER_SM": 16},
         several=False,
     ),
-    Attempt("32 channels a tile forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
-    Attempt("no limit on registers", {"FREE_PROGRAMS_PER_SM": UNLIMITED}),
-    Attempt("128 registers", {"FREE_PROGRAMS_PER_SM": 0, "REGISTERS": 128}),
+    Attempt("narrow tiles everywhere", {"NARROW_PROGRAMS_PER_SM": UNLIMITED}, several=False),
+    Attempt(
+        "wide tiles forward",
+        {"NARROW_PROGRAMS_PER_SM": 0, "WIDE_PROGRAMS_PER_SM": 0},
+        several=False,
+    ),
+    Attempt("no wide tiles forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
+    Attempt("rows always loaded early, backward", {"LATE_WAVES": 0}, several=False),
+    Attempt("rows loaded early in one wave only", {"LATE_WAVES": UNLIMITED}, several=False),
+    Attempt("no limit on registers", {"RESIDENT_PROGRAMS_PER_SM": UNLIMITED}, one=False),
+    Attempt("128 registers", {"RESIDENT_PROGRAMS_PER_SM": 0, "REGISTERS": 128}, one=False),
     Attempt("16 channels a tile forward", {"STATE_VALUES": 256}, one=False),
     Attempt("no segments", {"PROGRAMS_PER_SM": 0}),
-    Attempt("half as many segments", {"SLOTS": 6, "BACKWARD_STATES_SLOTS": 4}),
-    Attempt("half as many segments again", {"SLOTS": 18, "BACKWARD_STATES_SLOTS": 12}),
+    Attempt("half as many segments", {"SLOTS": 8, "WIDE_SLOTS": 6, "BACKWARD_STATES_SLOTS": 4}),
+    Attempt(
+        "half as many segments again", {"SLOTS": 24, "WIDE_SLOTS": 18, "BACKWARD_STATES_SLOTS": 12}
+    ),
     Attempt("segments from 64 steps on", {"MIN_SEGMENT": 64}),
     Attempt("segments up to 12 programs a multiprocessor", {"PROGRAMS_PER_SM": 12}),
     Attempt("no states saved for the backward pass", {"MAX_SAVED_STATE_BYTES": 0}, one=False),

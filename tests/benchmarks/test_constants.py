@@ -25,16 +25,16 @@ def test_a_case_is_measured_by_the_attempts_that_concern_it(tmp_path, monkeypatc
     monkeypatch.setattr(
         constants,
         "milliseconds",
-        lambda task, device, seconds: seen.append(triton_impl.MAX_RUNS) or 1.5,
+        lambda task, device, seconds: seen.append(triton_impl.LATE_WAVES) or 1.5,
     )
-    attempts = [Attempt("both", {}), Attempt("few", {"MAX_RUNS": 1}, several=False)]
+    attempts = [Attempt("both", {}), Attempt("few", {"LATE_WAVES": 1}, several=False)]
     cases = [ScanCase("one", 1, 1, 2, 4, 1, {"fwd": 1.0}), ScanCase("two", 1, 1, 2, 4, 2)]
-    before = triton_impl.MAX_RUNS
+    before = triton_impl.LATE_WAVES
     constants.measure(cases, attempts, CPU, 0.01, tmp_path, "constants")
     assert seen == [before, 1, before, 1, before, before]
-    assert before == triton_impl.MAX_RUNS
+    assert before == triton_impl.LATE_WAVES
     lines = (tmp_path / "constants.md").read_text().splitlines()
-    assert "- few: MAX_RUNS = 1" in lines
+    assert "- few: LATE_WAVES = 1" in lines
     assert "| one | visionssm | fwd | 1 | 1.5 | 1.5 |" in lines
     assert "| two | visionssm | bwd |  | 1.5 |  |" in lines
 

@@ -66,16 +66,29 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile():
         torch.testing.assert_close(states[:, :, i].mT, expected)
 
 
-@pytest.mark.parametrize(("few", "many", "tile"), [(1000, 0, 2), (0, 1000, 1), (0, 0, 1)])
+@pytest.mark.parametrize(("few", "many"), [(1000, 0), (0, 1000), (0, 0)])
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(
     ("l", "d", "complete", "clock"),
     [(1, 3, True, None), (16, 64, True, None), (50, 5, False, "elapsed"), (75, 64, True, "gaps")],
 )
-def test_tiles_of_one_state(monkeypatch, few, many, tile, l, d, complete, clock):
+def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock):
     """Lengths that end in the first and in the second run, widths that do not fill a program."""
-    monkeypatch.setattr(triton_impl, "RUN_PROGRAMS_PER_SM", few)
+    monkeypatch.setattr(triton_impl, "NARROW_PROGRAMS_PER_SM", few)
     monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
-    assert triton_impl._one_state_tile(4, d, torch.device("cpu")).runs == tile
+    monkeypatch.setattr(triton_impl, "RESIDENT_PROGRAMS_PER_SM", 1)
+    monkeypatch.setattr(triton_impl, "LATE_WAVES", 0 if early else 1000)
+    tile = triton_impl._one_state_tile(4, d, torch.device("cpu"))
+    wide = not few and not many and d == 64
+    assert (tile.runs, tile.run_steps) == (1 if wide else 2, 16 if few or wide else 8)
+    launches = []
+    backward_launch = triton_impl._Call.backward_launch
+
+    def record(call):
+        launches.append(backward_launch(call))
+        return launches[-1]
+
+    monkeypatch.setattr(triton_impl._Call, "backward_launch", record)
     inputs = make_inputs(2, 2, l, d, 1, elapsed=clock == "elapsed")
     how = {"routes": random_routes(2, l), "complete": complete}
     if clock == "gaps":
@@ -83,19 +96,21 @@ def test_tiles_of_one_state(monkeypatch, few, many, tile, l, d, complete, clock)
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
     actual = outputs_and_gradients(inputs, **how, implementation="triton")
     assert_results_close(actual, exact, l)
+    assert {launch["EARLY"] for launch in launches} == {early and clock != "elapsed"}
 
 
 def test_tile_of_one_state_by_number_of_programs(monkeypatch):
     monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
     monkeypatch.setattr(triton_impl, "interpreting", lambda: False)
     cuda = torch.device("cuda")
-    assert triton_impl._one_state_tile(256, 96, cuda) == (32, 2)
-    assert triton_impl._one_state_tile(256, 128, cuda) == (32, 1)
-    assert triton_impl._one_state_tile(256, 192, cuda) == (32, 1)
-    assert triton_impl._one_state_tile(256, 384, cuda) == (64, 1)
-    assert triton_impl._one_state_tile(1024, 96, cuda) == (32, 1)  # 64 do not divide it
-    assert triton_impl._one_state_tile(32, 128, cuda) == (64, 1)  # and the length is split
-    assert triton_impl._one_state_tile(4, 96, cuda) == (32, 1)
+    narrow, usual, wide = (32, 2, 16), (64, 2, 8), (64, 1, 16)
+    assert triton_impl._one_state_tile(256, 96, cuda) == narrow
+    assert triton_impl._one_state_tile(256, 128, cuda) == usual
+    assert triton_impl._one_state_tile(256, 192, cuda) == usual
+    assert triton_impl._one_state_tile(256, 384, cuda) == wide
+    assert triton_impl._one_state_tile(1024, 96, cuda) == usual  # 64 do not divide it
+    assert triton_impl._one_state_tile(32, 128, cuda) == wide  # and the length is split
+    assert triton_impl._one_state_tile(4, 96, cuda) == usual
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

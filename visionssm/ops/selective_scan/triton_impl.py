@@ -12,19 +12,23 @@ from .kernels import backward_kernel, carry_kernel, forward_kernel
 
 STEPS = 16  # of a run, and between two saved states
 COLUMNS = 32  # of a tile: one a thread
-# Of the forward pass with one state:
-MAX_RUNS = 2  # of steps in a tile, one after the other: half as many channels a program ...
-RUN_PROGRAMS_PER_SM = 6  # ... where without them there were no more programs than this
-WIDE_COLUMNS = 64  # of a tile, two a thread, if they divide the width: fewer instructions ...
+# With one state a tile has two runs of steps, one after the other, each in half of the lanes:
+RUNS = 2
+RUN_STEPS = 8  # of a run, two channels a lane: loads of 32 bits, and half as many
+# Of its forward pass:
+NARROW_PROGRAMS_PER_SM = 6  # up to so many programs, runs of 16 steps of half as many channels
+WIDE_COLUMNS = 64  # of a tile of one run, two a thread, if they divide the width ...
 WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segments are as many
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
-REGISTERS = 168  # of a thread, at most: 12 warps a multiprocessor ...
-FREE_PROGRAMS_PER_SM = 8  # ... where there are more than run with all registers they like
+RESIDENT_PROGRAMS_PER_SM = 8  # that run at a time if a thread has all the registers it can
+LATE_WAVES = 2  # of them that load no rows early, backward, if there is more than one
+REGISTERS = 168  # of a thread, at most, where there are more of several states: 12 run at a time
 EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 if tokens are
 MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
-SLOTS = 12  # ... into as many as run on a multiprocessor at a time, by their registers, or ...
+SLOTS = 16  # ... into as many as run on a multiprocessor at a time, or in two waves, or ...
+WIDE_SLOTS = 12  # ... forward with wide tiles or with several states, or ...
 BACKWARD_STATES_SLOTS = 8  # ... backward with several states ...
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
@@ -72,14 +76,19 @@ def whole_tiles(steps: Tensor) -> Tensor:
 
 
 class Tile(NamedTuple):
-    """Columns of a tile, and in how many runs of steps they are."""
+    """Columns of a tile, in how many runs of steps they are, and of how many steps."""
 
     columns: int
     runs: int
+    run_steps: int
 
     @property
     def channels(self) -> int:
         return self.columns // self.runs
+
+    @property
+    def steps(self) -> int:
+        return self.runs * self.run_steps
 
 
 def _columns(d: int) -> int:
@@ -92,11 +101,13 @@ def _one_state_tile(routes: int, d: int, device: torch.device) -> Tile:
     columns, multiprocessors = _columns(d), _multiprocessors(device)
     programs = routes * cdiv(d, columns)
     split = _is_split(programs, device)
-    few = programs <= RUN_PROGRAMS_PER_SM * multiprocessors and not split
-    if few and columns >= 2 * MAX_RUNS:
-        return Tile(columns, MAX_RUNS)
+    few = programs <= NARROW_PROGRAMS_PER_SM * multiprocessors and not split
+    if few and columns >= 2 * RUNS:
+        return Tile(columns, RUNS, STEPS)
     many = programs > WIDE_PROGRAMS_PER_SM * multiprocessors or split
-    return Tile(WIDE_COLUMNS if many and d % WIDE_COLUMNS == 0 else columns, 1)
+    if many and d % WIDE_COLUMNS == 0:
+        return Tile(WIDE_COLUMNS, 1, STEPS)
+    return Tile(RUNS * columns, RUNS, RUN_STEPS)
 
 
 def selective_scan_forward(
@@ -170,15 +181,18 @@ class _Call:
         self.routes, self.gaps = (None if t is None else t.contiguous() for t in (routes, gaps))
         self.zero_rows = routes is not None and not complete
         n = self.sizes[4]
-        self.backward_tile = self.forward_tile = Tile(_columns(d), 1)
+        columns = _columns(d)
         if n == 1:
             self.forward_tile = _one_state_tile(b * k, d, u.device)
-        # Segments are whole runs, or with several states, if none are saved, whole tiles.
-        steps = self.forward_tile.runs * STEPS if n == 1 or save_states else STATE_STEPS
-        self.forward_segments = self._segments(self.forward_tile, steps, SLOTS)
-        self.backward_segments = self._segments(
-            self.backward_tile, STEPS, SLOTS if n == 1 else BACKWARD_STATES_SLOTS
-        )
+            self.backward_tile = Tile(RUNS * columns, RUNS, RUN_STEPS)
+        else:
+            self.backward_tile = self.forward_tile = Tile(columns, 1, STEPS)
+        # Segments are whole tiles: forward with several states, whole runs only if any are saved.
+        steps = self.forward_tile.steps if n == 1 or save_states else STATE_STEPS
+        slots = SLOTS if self.forward_tile.run_steps == RUN_STEPS else WIDE_SLOTS
+        self.forward_segments = self._segments(self.forward_tile, steps, slots)
+        slots = SLOTS if n == 1 else BACKWARD_STATES_SLOTS
+        self.backward_segments = self._segments(self.backward_tile, STEPS, slots)
         self.flags = dict(
             N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
@@ -207,31 +221,32 @@ class _Call:
         """Tile of the forward pass, which has one state in registers, or all of them."""
         n, tile = self.sizes[4], self.forward_tile
         if n == 1:
-            return {"NP": 1, "T": STEPS, "TS": STEPS, "BD": tile.columns, "W": tile.runs}
+            launch = {"NP": 1, "T": tile.run_steps, "TS": STEPS}
+            return launch | {"BD": tile.columns, "W": tile.runs}
         states = next_power_of_2(n)
         columns = min(tile.columns, STATE_VALUES // states)
         launch = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": columns, "W": 1}
-        return launch | self.registers(tile, self.forward_segments)
-
-    def backward_launch(self) -> dict[str, int]:
-        """The same of the backward pass."""
-        tile = self.backward_tile
-        launch = {"T": STEPS, "BD": tile.columns}
-        if self.sizes[4] == 1:
-            launch |= self.registers(tile, self.backward_segments)
+        if self.programs(tile) * self.forward_segments.number > self.resident_programs:
+            launch["maxnreg"] = REGISTERS
         return launch
 
-    def registers(self, tile: Tile, segments: Segments) -> dict[str, int]:
-        """A limit on the registers of a thread, where more warps are worth some spilling."""
-        programs = self.programs(tile) * segments.number
-        if programs <= FREE_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
-            return {}
-        return {"maxnreg": REGISTERS}
+    def backward_launch(self) -> dict[str, int]:
+        """The same of the backward pass, which with one state may load the next tile's rows."""
+        tile, resident = self.backward_tile, self.resident_programs
+        programs = self.programs(tile) * self.backward_segments.number
+        late = resident < programs <= LATE_WAVES * resident
+        early = self.sizes[4] == 1 and self.elapsed is None and not late
+        return {"T": tile.run_steps, "BD": tile.columns, "W": tile.runs, "EARLY": early}
 
-    def grid(self, channels: int, segments: Segments) -> tuple[int, int]:
-        """Programs, each of so many channels of one segment."""
+    @property
+    def resident_programs(self) -> int:
+        """As many as run at a time with all the registers that a thread can have."""
+        return RESIDENT_PROGRAMS_PER_SM * _multiprocessors(self.u.device)
+
+    def grid(self, channels: int, segments: Segments, summary: bool) -> tuple[int, int]:
+        """Programs, each of so many channels of one segment; summaries leave out the last one."""
         b, k, _, d, _ = self.sizes
-        return b * k * cdiv(d, channels), segments.number
+        return b * k * cdiv(d, channels), segments.number - summary
 
     def new_tokens(self, width: int, dtype: torch.dtype) -> Tensor:
         """(b, k, l, width); zeros where some tokens may never be visited."""
@@ -247,14 +262,15 @@ class _Call:
         """Scan all segments from `carry`, if it has been set; it receives their last states."""
         b, k, l, d, _ = self.sizes
         launch, segments = self.forward_launch(), self.forward_segments
-        forward_kernel[self.grid(launch["BD"] // launch["W"], segments)](
+        summary = sum_e is not None
+        forward_kernel[self.grid(launch["BD"] // launch["W"], segments, summary)](
             self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
             *_strides(self.B), *self._route_strides(),
             k, l, d, self.length, segments.steps,
-            HAS_CARRY=segments.number > 1 and sum_e is None, STORE_Y=y is not None,
-            STORE_STATES=states is not None, STORE_SUM_E=sum_e is not None,
+            HAS_CARRY=segments.number > 1 and not summary, STORE_Y=y is not None,
+            STORE_STATES=states is not None, SUMMARY=summary,
             **launch, **self.row_flags(self.u, self.delta), **self.flags,
         )  # fmt: skip
 
@@ -317,7 +333,7 @@ class _Call:
         gdelta = _or(gdelta, carry)
         outputs = (gu, gdelta, gA, gB, gC, gD, gbias)
         segments = self.backward_segments
-        backward_kernel[self.grid(self.backward_tile.channels, segments)](
+        backward_kernel[self.grid(self.backward_tile.channels, segments, SUMMARY)](
             grad_y, self.u, self.delta, self.A, self.B, self.C, *self._optional_inputs(),
             states, carry, *(_or(t, carry) for t in outputs),
             self.elapsed if gelapsed is None else gelapsed, _or(sum_e, carry),
@@ -334,7 +350,7 @@ class _Call:
 
     def _carry(self, carry, sum_e, first=None, reverse=False) -> None:
         b, k, num_segments, n, d = carry.shape
-        columns = self.backward_tile.columns
+        columns = self.backward_tile.channels
         carry_kernel[(b * k * cdiv(d, columns), n)](
             carry, sum_e, self.A, _or(first, carry), k, d, num_segments,
             N=n, T=STEPS, BD=columns, REVERSE=reverse, HAS_FIRST=first is not None,

@@ -1,10 +1,11 @@
 """Selective scan in Triton: forward, backward, routes read inside the kernels.
 
 One program, a single warp, owns some channels of one (batch, route) pair and walks a segment of the
-route in tiles of steps, gathering token rows by the route. A tile is 16 steps of 32 channels.
-Forward with one state it is 16 steps of 64 where more programs wait than run or the length is
-split, see below; and where they are few, two runs of 16 steps, one after the other, of 16 channels:
-twice as many programs.
+route in tiles of steps, gathering token rows by the route. A tile is 16 steps of 32 channels: with
+one state two runs of 8 steps, one after the other, each in half of the lanes, so that a lane has
+two channels, which it loads and stores as 32 bits. Forward it is one run of 16 steps of 64 channels
+where more programs wait than run or the length is split, see below; and where they are few, two
+runs of 16 steps of 16 channels: twice as many programs.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -24,22 +25,22 @@ A thread owns channels (with more than 32 states two threads share one): what is
 its registers, without exchange between threads. The alignment hint in `channel_offsets` is what
 makes the compiler choose that layout. What the registers hold depends on the pass:
 
-- Forward with one state: all 16 steps of a run, scanned by serial multiply-adds. Of two runs the
+- Forward with one state: all steps of a run, scanned by serial multiply-adds. Of two runs the
   second goes from zero, and takes over the end of the first by one exchange between half-warps.
 - Forward with several: all states of a channel, which take four steps a tile. They never leave the
   registers; only outputs, and for the backward pass every sixteenth step's states, are written.
-- Backward: all 16 steps of a tile, one state index after the other, for it needs the h_t of a tile
+- Backward: all steps of a tile, one state index after the other, for it needs the h_t of a tile
   from its first step and the g_t from its last. What is one step away, h_(t-1) and a_(t+1), comes
   by scans too, whose arithmetic the compiler drops: see `scan_steps`.
 
-What threads have in common is loaded once and shared: B and C of a tile's tokens. The forward pass
-issues the loads of the next tile before it computes this one. The backward pass does not: it gains
-nothing there, for the registers that it takes. gB and gC are sums over channels of 32 values a
-run, which a butterfly leaves spread over the lanes (`_sum_channels`).
+What threads have in common is loaded once and shared: B and C of a tile's tokens. The loads of the
+next tile are issued before this one is computed, and its tokens are there by then; backward only
+with one state, and not where a second wave of programs would not be full. gB and gC are sums over
+channels of 32 values a tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments, as many
 as run at a time by the registers that a pass takes: a first pass computes each segment's end from a
-zero state and its total time, `carry_kernel` carries the ends across segments
+zero state, except the last one's, and its total time, `carry_kernel` carries the ends across segments
 (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 

@@ -14,11 +14,18 @@ from .tile import (
     load_gaps,
     load_projections,
     load_rows,
+    load_token_rows,
     load_tokens,
+    run_of_columns,
     scale_projections,
     scan_steps,
+    step_offsets,
     step_sizes,
+    steps_of_columns,
     swap_lanes,
+    swap_runs,
+    tile_before,
+    to_columns,
 )
 
 
@@ -64,13 +71,48 @@ def _split_rows(x):
 
 
 @triton.jit
-def _sum_channels(x, y):
-    """Sum x and y (T, channels) over the channels, each lane ending with some of the 2 T sums.
+def _scan_back(a, w, r_in, W: tl.constexpr):
+    """g_t = w_t + r_(t+1) with r_t = a_t g_t over the steps of a tile, a and w (T, columns).
 
-    A butterfly that halves the values at every exchange, instead of repeating all sums in all
-    lanes. Returns (2 T / channels, channels): see `_sum_steps` for what is where.
+    Returns:
+        all g_t, and r of the tile's first step (columns), which all runs of a channel have.
     """
-    M: tl.constexpr = x.shape[1] // 2
+    is_first_step = tl.arange(0, a.shape[0])[:, None] == 0
+    a_next = _previous_steps(_flip_steps(a))
+    if W == 1:
+        g = _flip_steps(scan_steps(a_next, _flip_steps(w), r_in, 1)[0])
+        return g, tl.sum(tl.where(is_first_step, a * g, 0.0), 0)
+    else:
+        tl.static_assert(W == 2)
+        # Both runs go from zero; what the later one starts from, the tile does.
+        decay, g = tl.associative_scan((a_next, _flip_steps(w)), 0, _compose_pairs)
+        decay, g = _flip_steps(decay), _flip_steps(g)
+        end = tl.sum(tl.where(is_first_step, a * g, 0.0), 0)
+        total = tl.sum(tl.where(is_first_step, a * decay, 0.0), 0)
+        other_end, other_total = swap_runs(end), swap_runs(total)
+        is_late = run_of_columns(a.shape[1], W) == 1
+        between = tl.where(is_late, total, other_total) * r_in + tl.where(is_late, end, other_end)
+        r_out = tl.where(is_late, other_total, total) * between
+        r_out += tl.where(is_late, other_end, end)
+        return g + decay * tl.where(is_late, r_in, between)[None, :], r_out
+
+
+@triton.jit
+def _compose_pairs(a1, x1, a2, x2):
+    """Compose h -> a h + x of two runs of steps."""
+    return a2 * a1, a2 * x1 + x2
+
+
+@triton.jit
+def _sum_channels(x, y, W: tl.constexpr):
+    """Sum x and y (T, columns) over the channels, each lane ending with some of the sums.
+
+    A thread's own channels first, then lanes, by a butterfly that halves the values at every
+    exchange, instead of repeating all sums in all lanes. Returns (2 T W / lanes, lanes): see
+    `_sum_steps` for what is where.
+    """
+    x, y = _sum_own_channels(x), _sum_own_channels(y)
+    M: tl.constexpr = x.shape[1] // W // 2
     x = _exchange(x, y, M)
     for i in tl.static_range(1, 5):
         if M >> i > 0:
@@ -80,11 +122,22 @@ def _sum_channels(x, y):
 
 
 @triton.jit
-def _sum_steps(T: tl.constexpr, BD: tl.constexpr):
+def _sum_own_channels(x):
+    """(T, columns) to (T, lanes)."""
+    P: tl.constexpr = (x.shape[1] + 31) // 32
+    if P > 1:
+        x = tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // P, P]), 2)
+    return x
+
+
+@triton.jit
+def _sum_steps(T: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
     """Step within the tile of each result of `_sum_channels`, and whether it is of y."""
-    R: tl.constexpr = 2 * T // BD
-    lane = tl.arange(0, BD)[None, :]
-    return lane % (BD // 2) * R + tl.arange(0, R)[:, None], lane >= BD // 2
+    L: tl.constexpr = BD // ((BD + 31) // 32)
+    R: tl.constexpr = 2 * T * W // L
+    lane = tl.arange(0, L)[None, :]
+    half = lane % (L // W // 2) * R + tl.arange(0, R)[:, None]
+    return lane // (L // W) * T + half, lane % (L // W) >= L // W // 2
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED + ["stride_gB"])
@@ -99,20 +152,25 @@ def backward_kernel(
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
-    DENSE: tl.constexpr, WIDE: tl.constexpr, SUMMARY: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr, W: tl.constexpr, EARLY: tl.constexpr,
+    SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Walk one segment from its end; p_carry: r of the step after it (in), of its first (out).
 
-    With SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
+    T steps a tile, or with one state W runs of T; the state before each tile has been saved. With
+    EARLY, for which a call has no elapsed times, a tile's rows are loaded one tile ahead. With
+    SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
     """
-    num_d = tl.cdiv(d, BD)
+    num_d = tl.cdiv(d, BD // W)
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
-    i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
-    begin = tl.multiple_of(i_seg * segment, T)
+    i_seg, num_seg = tl.program_id(1), tl.maximum(1, tl.cdiv(length, segment))
+    if SUMMARY:
+        i_seg += 1  # before the first one is nothing that would need its
+    begin = tl.multiple_of(i_seg * segment, W * T)
     end = tl.minimum(begin + segment, length)
-    num_tiles = tl.cdiv(end - begin, T)
+    num_tiles = tl.cdiv(end - begin, W * T)
     if DENSE:
         stride_ul, stride_dl, stride_el, stride_gl = d, d, d, d
 
@@ -126,7 +184,7 @@ def backward_kernel(
     p_B += i_b * stride_Bb + i_k * stride_Bk
     p_C += i_b * stride_Bb + i_k * stride_Bk
     p_routes += i_b * stride_rb + i_k * stride_rk
-    p_states += (i_bk * tl.cdiv(length, T) + begin // T + num_tiles - 1) * N * d
+    p_states += (i_bk * tl.cdiv(length, W * T) + begin // (W * T) + num_tiles - 1) * N * d
     p_carry += (i_bk * num_seg + i_seg) * N * d
     p_gA += (i_bk * num_seg + i_seg) * N * d
     p_gu += i_bk * l * d
@@ -136,7 +194,7 @@ def backward_kernel(
     p_gB += i_d * stride_gB + i_bk * l * N
     p_gC += i_d * stride_gB + i_bk * l * N
 
-    o_d = channel_offsets(i_d, BD, 1)
+    o_d = channel_offsets(i_d, BD, W)
     m_d = o_d < d
     bias = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
@@ -152,35 +210,60 @@ def backward_kernel(
     gA_n = tl.zeros([BD], tl.float32)
 
     EXACT: tl.constexpr = p_delta.dtype.element_ty == tl.float32
-    o_t = tl.arange(0, T)
-    o_sum, is_C = _sum_steps(T, BD)
+    o_t = step_offsets(T, W)
+    o_step = steps_of_columns(T, BD, W)
+    o_sum, is_C = _sum_steps(T, BD, W)
     sum_e2 = tl.zeros([BD], tl.float32)
-    i_s = tl.multiple_of(begin + (num_tiles - 1) * T, T)
+    i_s = tl.multiple_of(begin + (num_tiles - 1) * (W * T), W * T)
     token, m_token = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    if EARLY:
+        row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
+        delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
+        gy_1 = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0)
+        if not SUMMARY:
+            u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
+        i_1 = tile_before(i_s, begin, W * T)
+        row_1, m_row_1 = load_token_rows(
+            p_routes, i_1 + o_t, end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
+        )
     for _ in range(num_tiles):
-        token_0, m_token_0 = load_tokens(p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        row, m_row = token_0[:, None], m_token_0[:, None]
-        delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
-        gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0)
-        if HAS_ELAPSED:
-            elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
-            elapsed = elapsed.to(tl.float32)
+        i_1 = tile_before(i_s, begin, W * T)
+        if EARLY:
+            delta, gy = delta_1.to(tl.float32), gy_1
+            delta_1 = load_rows(p_delta, row_1, m_row_1, o_d, m_d, stride_dl, 0.0)
+            gy_1 = load_rows(p_gy, row_1, m_row_1, o_d, m_d, stride_gl, 0.0)
+            if not SUMMARY:
+                u = u_1.to(tl.float32)
+                u_1 = load_rows(p_u, row_1, m_row_1, o_d, m_d, stride_ul, 0.0)
+            i_2 = tile_before(i_1, begin, W * T)
+            row_1, m_row_1 = load_token_rows(
+                p_routes, i_2 + o_t, end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
+            )
+        else:
+            row, m_row = load_token_rows(
+                p_routes, i_s + o_t, end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
+            )
+            delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
+            gy = load_rows(p_gy, row, m_row, o_d, m_d, stride_gl, 0.0)
+            if HAS_ELAPSED:
+                elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
+                elapsed = elapsed.to(tl.float32)
+            if not SUMMARY:
+                u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
         if HAS_GAPS:
             gaps = load_gaps(p_gaps, i_s + o_t, end, HAS_ROUTES, COMPLETE)
         if not SUMMARY:
-            u = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0).to(tl.float32)
             h0 = tl.load(p_states + o_d, mask=m_d, other=0.0).to(tl.float32)
         BC = scale_projections(load_projections(p_B, p_C, token * stride_Bl, m_token, 0, 1, 1))
-        before = tl.multiple_of(tl.maximum(i_s - T, begin), T)
-        token_1, m_token_1 = load_tokens(p_routes, before + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
-        exists = (o_t < end - i_s)[:, None]
+        token_1, m_token_1 = load_tokens(p_routes, i_1 + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE)
+        exists = o_step < end - i_s
         dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
         gy = tl.where(exists, gy.to(tl.float32), 0.0)
         e2 = dt2
         if HAS_ELAPSED:
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if HAS_GAPS:
-            e2 = dt2 * gaps[:, None]
+            e2 = dt2 * to_columns(gaps, BD, W)
         if SUMMARY:
             sum_e2 += tl.sum(e2, 0)
         if not SUMMARY:
@@ -203,24 +286,21 @@ def backward_kernel(
                     gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
             o_B = token * stride_Bl + (n + 1) * stride_Bn
             BC_1 = load_projections(p_B, p_C, o_B, m_token & more, 0, 1, 1)
-            w = gy * Cn[:, None]
+            Bn, Cn = to_columns(Bn, BD, W), to_columns(Cn, BD, W)
             a = tl.exp2(e2 * A_n[None, :])
-            a_next = _previous_steps(_flip_steps(a))
-            g = _flip_steps(scan_steps(a_next, _flip_steps(w), r_in, 1)[0])
-            r = a * g
-            r_out = tl.sum(tl.where((o_t == 0)[:, None], r, 0.0), 0)
+            g, r_out = _scan_back(a, gy * Cn, r_in, W)
             r_in = r_out
             if N > 1:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
                 r_in = r_1
             if not SUMMARY:
-                h, h_prev, h_begin, h_end = scan_steps(a, du * Bn[:, None], h0, 1)
+                h, h_prev, h_begin, h_end = scan_steps(a, du * Bn, h0, W)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
                 h0 = h0.to(tl.float32)
-                gBC = _sum_channels(g * du, gy * h) * tl.where(is_C, 1.0, LN2)
+                gBC = _sum_channels(g * du, gy * h, W) * tl.where(is_C, 1.0, LN2)
                 tl.store(p_gBC + n, gBC, mask=m_sum)
-                gdu += g * Bn[:, None]
-                ga = r * h_prev  # gradient of e A_n
+                gdu += g * Bn
+                ga = a * g * h_prev  # gradient of e A_n
                 ge += ga * A_n[None, :]
                 gA_n += tl.sum(ga * e2, 0) * LN2
                 if N > 1:
@@ -236,24 +316,29 @@ def backward_kernel(
             if HAS_ELAPSED:
                 gdt = tl.where(is_dt, ge, 0.0)
             if HAS_GAPS:
-                gdt = ge * gaps[:, None]
+                gdt = ge * to_columns(gaps, BD, W)
             gdt = (gdt + u * LOG2E * gdu) * slope
             gD += tl.sum(gy * u, 0)
             gbias += tl.sum(gdt, 0)
-            token_0, m_token_0 = load_tokens(
-                p_routes, i_s + o_t, end, l, HAS_ROUTES, COMPLETE, WIDE
+            row, m_row = load_token_rows(
+                p_routes, i_s + o_t, end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
             )
-            row, m_row = token_0[:, None], m_token_0[:, None]
             # Written so that the compiler does not keep the predicates of `exists` until here.
-            mask = m_row & (i_s + o_t < end)[:, None] & m_d[None, :]
+            mask = m_row & (i_s + o_step < end) & m_d[None, :]
             gu = dt2 * gdu + skip[None, :] * gy
             tl.store(p_gu + (row * d + o_d[None, :]), gu, mask=mask)
             tl.store(p_gdelta + (row * stride_gdl + o_d[None, :]), gdt, mask=mask)
             if HAS_ELAPSED:
                 tl.store(p_gelapsed + (row * d + o_d[None, :]), ge, mask=mask)
         token, m_token = token_1, m_token_1
-        i_s = tl.multiple_of(i_s - T, T)
+        i_s = tl.multiple_of(i_s - W * T, W * T)
 
+    if W > 1:
+        tl.static_assert(N == 1)
+        sum_e2 += swap_runs(sum_e2)
+        gA_n += swap_runs(gA_n)
+        gD += swap_runs(gD)
+        gbias += swap_runs(gbias)
     if N == 1:
         tl.store(p_carry + o_d, r_in, mask=m_d)
         if not SUMMARY:

@@ -13,6 +13,7 @@ from .tile import (
     load_gaps,
     load_projections,
     load_rows,
+    load_token_rows,
     load_tokens,
     run_of_columns,
     scale_projections,
@@ -85,7 +86,7 @@ def forward_kernel(
     HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
     DENSE: tl.constexpr, WIDE: tl.constexpr, W: tl.constexpr,
     HAS_CARRY: tl.constexpr, STORE_Y: tl.constexpr, STORE_STATES: tl.constexpr,
-    STORE_SUM_E: tl.constexpr,
+    SUMMARY: tl.constexpr,
 ):  # fmt: skip
     """Scan one segment from the state in p_carry, or zero, leaving the segment's last state there.
 
@@ -95,7 +96,7 @@ def forward_kernel(
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
-    i_seg, num_seg = tl.program_id(1), tl.num_programs(1)
+    i_seg, num_seg = tl.program_id(1), tl.maximum(1, tl.cdiv(length, segment))
     begin = tl.multiple_of(i_seg * segment, W * T)
     end = tl.minimum(begin + segment, length)
     if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
@@ -146,27 +147,24 @@ def forward_kernel(
         gaps = load_gaps(p_gaps, tile_steps(begin, o_t, end, W), end, HAS_ROUTES, COMPLETE)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
+    i_1 = tile_from(begin + W * T, end, W * T)
     token_1, m_token_1 = load_tokens(
-        p_routes, tile_steps(tile_from(begin + W * T, end, W * T), o_t, end, W), end, l,
-        HAS_ROUTES, COMPLETE, WIDE,
-    )  # fmt: skip
+        p_routes, tile_steps(i_1, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+    )
+    row_1, m_row_1 = to_columns(token_1, BD, W), to_columns(m_token_1, BD, W)
     for i_s in range(begin, end, W * T):
-        token, m_token = load_tokens(
-            p_routes, tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W), end, l,
-            HAS_ROUTES, COMPLETE, WIDE,
-        )  # fmt: skip
-        row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
+        i_1, i_2 = tile_from(i_s + W * T, end, W * T), tile_from(i_s + 2 * W * T, end, W * T)
+        row, m_row = row_1, m_row_1
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         if HAS_GAPS:
-            o_gaps = tile_steps(tile_from(i_s + W * T, end, W * T), o_t, end, W)
-            gaps_1 = load_gaps(p_gaps, o_gaps, end, HAS_ROUTES, COMPLETE)
+            gaps_1 = load_gaps(p_gaps, tile_steps(i_1, o_t, end, W), end, HAS_ROUTES, COMPLETE)
         token_2, m_token_2 = load_tokens(
-            p_routes, tile_steps(tile_from(i_s + 2 * W * T, end, W * T), o_t, end, W), end, l,
-            HAS_ROUTES, COMPLETE, WIDE,
-        )  # fmt: skip
+            p_routes, tile_steps(i_2, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+        )
+        row_1, m_row_1 = to_columns(token_2, BD, W), to_columns(m_token_2, BD, W)
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
         exists = o_step < end - i_s
         dt2, slope = step_sizes(delta, bias, exists, SOFTPLUS, EXACT)
@@ -175,17 +173,18 @@ def forward_kernel(
             e2, is_dt = elapsed_times(elapsed, dt2, exists)
         if HAS_GAPS:
             e2 = dt2 * to_columns(gaps, BD, W)
-        if STORE_SUM_E:
+        if SUMMARY:
             sum_e2 += tl.sum(e2, 0)
         if N == 1:
             start, state, y = _scan_along_time(state, A, e2, dt2 * u, BC, W)
             if STORE_STATES:
                 m_start, o_start = m_nd, o_nd
                 if W > 1:
-                    run = run_of_columns(BD, W)[None, :]
-                    m_start, o_start = m_nd & (run * T < end - i_s), run * d + o_nd
+                    step = run_of_columns(BD, W)[None, :] * T
+                    m_start = m_nd & (step % TS == 0) & (step < end - i_s)
+                    o_start = step // TS * d + o_nd
                 tl.store(p_states + o_start, start, mask=m_start)
-                p_states += W * d
+                p_states += W * T // TS * d
         else:
             if STORE_STATES:  # before the steps: after them it would take registers that spill
                 if i_s % TS == 0:
@@ -195,10 +194,9 @@ def forward_kernel(
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
-            token, m_token = load_tokens(
-                p_routes, tile_steps(i_s, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+            row, m_row = load_token_rows(
+                p_routes, tile_steps(i_s, o_t, end, W), end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
             )
-            row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
             tl.store(p_y + (row * d + o_d[None, :]), y, mask=m_row & m_d[None, :])
         BC = scale_projections(BC_1)
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
@@ -209,7 +207,7 @@ def forward_kernel(
         token_1, m_token_1 = token_2, m_token_2
 
     tl.store(p_carry + o_nd, state, mask=m_nd)
-    if STORE_SUM_E:
+    if SUMMARY:
         if W > 1:
             sum_e2 += swap_runs(sum_e2)
         tl.store(p_sum_e2 + (i_bk * num_seg + i_seg) * d + o_d, sum_e2, mask=m_d)

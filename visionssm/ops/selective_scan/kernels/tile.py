@@ -8,6 +8,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Neither alignment nor masks depend on these: stages of a model share kernels.
+TABLE_STEPS = tl.constexpr(16)  # tables of complete routes are filled to a multiple of them
 UNSPECIALIZED = ["k", "l", "stride_Bb", "stride_Bk", "stride_Bl"]
 
 
@@ -81,8 +82,8 @@ def swap_lanes(x, M: tl.constexpr):
 
 @triton.jit
 def tile_steps(i_s, o_t, end, W: tl.constexpr):
-    """Steps of the tile at i_s; a table of routes fills a last run, but not two of them."""
-    if W == 1:
+    """Steps of the tile at i_s, none beyond those of a table of routes."""
+    if o_t.shape[0] * W <= TABLE_STEPS:
         return i_s + o_t
     else:
         return tl.minimum(i_s + o_t, end - 1)
@@ -172,9 +173,25 @@ def load_tokens(
 
 
 @triton.jit
+def load_token_rows(
+    p_routes, o_s, end, l, BD: tl.constexpr, W: tl.constexpr,
+    HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """The same of the steps (T) or (T, W) of a tile as every column sees them, (T, 1 or BD)."""
+    token, m_token = load_tokens(p_routes, o_s, end, l, HAS_ROUTES, COMPLETE, WIDE)
+    return to_columns(token, BD, W), to_columns(m_token, BD, W)
+
+
+@triton.jit
 def tile_from(i_s, end, T: tl.constexpr):
     """First step of the tile at i_s, or of the last one before `end`."""
     return tl.multiple_of(tl.minimum(i_s, (end - 1) // T * T), T)
+
+
+@triton.jit
+def tile_before(i_s, begin, T: tl.constexpr):
+    """First step of the tile before the one at i_s, or of the first one."""
+    return tl.multiple_of(tl.maximum(i_s - T, begin), T)
 
 
 @triton.jit
