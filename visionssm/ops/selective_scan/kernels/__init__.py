@@ -39,8 +39,8 @@ with one state, and not where a second wave of programs would not be full. gB an
 channels of 32 values a tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments, as many
-as run at a time by the registers that a pass takes: a first pass computes each segment's end from a
-zero state, except the last one's, and its total time, `carry_kernel` carries the ends across segments
+as run at a time by the registers that a pass takes: a first pass computes the end of each segment
+but the last from a zero state, and its total time, `carry_kernel` carries the ends across segments
 (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 
