@@ -55,10 +55,11 @@ def test_equals_float64(dtype, length, k, d, n):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n", [3, 16])
-def test_several_states_in_many_programs(dtype, n):
-    """More programs than the device takes at once."""
-    inputs = make_inputs(96, 2, 37, 384, n, dtype=dtype, device="cuda")
+@pytest.mark.parametrize("n", [1, 3, 16])
+@pytest.mark.parametrize("images", [60, 96])
+def test_many_programs(dtype, n, images):
+    """More than an H200 takes at once: one and a half waves of them, and more than two."""
+    inputs = make_inputs(images, 2, 37, 384, n, dtype=dtype, device="cuda")
     exact = outputs_and_gradients(to_double(inputs), implementation="torch")
     addends = added_up(to_double(inputs), implementation="torch")
     actual = outputs_and_gradients(inputs)

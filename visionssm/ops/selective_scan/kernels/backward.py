@@ -165,7 +165,7 @@ def backward_kernel(
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
-    i_seg, num_seg = tl.program_id(1), tl.maximum(1, tl.cdiv(length, segment))
+    i_seg, num_seg = tl.program_id(1), tl.cdiv(length, segment)
     if SUMMARY:
         i_seg += 1  # before the first one is nothing that would need its
     begin = tl.multiple_of(i_seg * segment, W * T)

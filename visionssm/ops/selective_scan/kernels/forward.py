@@ -96,7 +96,7 @@ def forward_kernel(
     i_d = tl.program_id(0) % num_d
     i_bk = (tl.program_id(0) // num_d).to(tl.int64)
     i_b, i_k = i_bk // k, i_bk % k
-    i_seg, num_seg = tl.program_id(1), tl.maximum(1, tl.cdiv(length, segment))
+    i_seg, num_seg = tl.program_id(1), tl.cdiv(length, segment)
     begin = tl.multiple_of(i_seg * segment, W * T)
     end = tl.minimum(begin + segment, length)
     if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
