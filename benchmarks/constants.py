@@ -64,8 +64,10 @@ ATTEMPTS = (
         several=False,
     ),
     Attempt("no wide tiles forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
-    Attempt("rows always loaded early, backward", {"LATE_WAVES": 0}, several=False),
-    Attempt("rows loaded early in one wave only", {"LATE_WAVES": UNLIMITED}, several=False),
+    Attempt("rows always loaded early, backward", {"LATE_PROGRAMS_PER_SM": 0}, several=False),
+    Attempt(
+        "rows loaded early in one wave only", {"LATE_PROGRAMS_PER_SM": UNLIMITED}, several=False
+    ),
     Attempt("no limit on registers", {"RESIDENT_PROGRAMS_PER_SM": UNLIMITED}, one=False),
     Attempt("128 registers", {"RESIDENT_PROGRAMS_PER_SM": 0, "REGISTERS": 128}, one=False),
     Attempt("16 channels a tile forward", {"STATE_VALUES": 256}, one=False),

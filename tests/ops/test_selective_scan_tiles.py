@@ -48,17 +48,18 @@ def test_equals_reference(shape, channels, monkeypatch):
     assert_results_close(dict(zip(expected, actual, strict=True)), expected, l)
 
 
-def test_every_sixteenth_state_is_saved_whatever_the_tile():
-    inputs = make_inputs(1, 1, 37, 5, 3)
+@pytest.mark.parametrize("n", [1, 3])
+def test_every_sixteenth_state_is_saved_whatever_the_tile(n):
+    inputs = make_inputs(1, 1, 37, 5, n)
     u, delta, A, B, C, D, bias = (t.detach() for t in inputs.values())
     A = A.mT
     call = triton_impl._Call(u, delta, A, B, C, D, bias, None, None, None, True, True, True)
-    states = torch.full((1, 1, 3, 3, 5), torch.nan)
+    states = torch.full((1, 1, 3, n, 5), torch.nan)
     call.run_forward(call.segment_starts(), states=states)
     for i, steps in enumerate((0, 16, 32)):
         part = [t[:, :, :steps] for t in (u, delta)]
         BC = [t[:, :, :steps] for t in (B, C)]
-        expected = torch.zeros(1, 1, 5, 3)
+        expected = torch.zeros(1, 1, 5, n)
         if steps:
             expected = triton_impl.selective_scan_forward(
                 *part, A, *BC, D, bias, None, None, None, True, False, True, False
@@ -77,7 +78,7 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
     monkeypatch.setattr(triton_impl, "NARROW_PROGRAMS_PER_SM", few)
     monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
     monkeypatch.setattr(triton_impl, "RESIDENT_PROGRAMS_PER_SM", 1)
-    monkeypatch.setattr(triton_impl, "LATE_WAVES", 0 if early else 1000)
+    monkeypatch.setattr(triton_impl, "LATE_PROGRAMS_PER_SM", 0 if early else 1000)
     tile = triton_impl._one_state_tile(4, d, torch.device("cpu"))
     wide = not few and not many and d == 64
     assert (tile.runs, tile.run_steps) == (1 if wide else 2, 16 if few or wide else 8)
@@ -111,6 +112,16 @@ def test_tile_of_one_state_by_number_of_programs(monkeypatch):
     assert triton_impl._one_state_tile(1024, 96, cuda) == usual  # 64 do not divide it
     assert triton_impl._one_state_tile(32, 128, cuda) == wide  # and the length is split
     assert triton_impl._one_state_tile(4, 96, cuda) == usual
+
+
+def test_rows_are_loaded_early_unless_a_second_wave_is_half_empty(monkeypatch):
+    monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
+    cuda = torch.device("cuda")
+    for programs, early in ((768, True), (1536, False), (1920, True), (3072, True)):
+        assert triton_impl._loads_early(programs, cuda) == early
+    for length, programs in ((16384, 192), (4096, 384), (36864, 48)):  # of detection, at 768
+        segments = triton_impl._split_length(length, 16, programs, triton_impl.SLOTS, cuda)
+        assert triton_impl._loads_early(programs * segments.number, cuda)
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

@@ -22,7 +22,7 @@ WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segm
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 RESIDENT_PROGRAMS_PER_SM = 8  # that run at a time if a thread has all the registers it can
-LATE_WAVES = 2  # of them that load no rows early, backward, if there is more than one
+LATE_PROGRAMS_PER_SM = 12  # if there are more, but no more than so many, none loads rows early
 REGISTERS = 168  # of a thread, at most, where there are more of several states: 12 run at a time
 EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 if tokens are
 MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
@@ -226,22 +226,18 @@ class _Call:
         states = next_power_of_2(n)
         columns = min(tile.columns, STATE_VALUES // states)
         launch = {"NP": states, "T": STATE_STEPS, "TS": STEPS, "BD": columns, "W": 1}
-        if self.programs(tile) * self.forward_segments.number > self.resident_programs:
+        programs = self.programs(tile) * self.forward_segments.number
+        if programs > RESIDENT_PROGRAMS_PER_SM * _multiprocessors(self.u.device):
             launch["maxnreg"] = REGISTERS
         return launch
 
     def backward_launch(self) -> dict[str, int]:
         """The same of the backward pass, which with one state may load the next tile's rows."""
-        tile, resident = self.backward_tile, self.resident_programs
+        tile = self.backward_tile
         programs = self.programs(tile) * self.backward_segments.number
-        late = resident < programs <= LATE_WAVES * resident
-        early = self.sizes[4] == 1 and self.elapsed is None and not late
+        early = self.sizes[4] == 1 and self.elapsed is None
+        early = early and _loads_early(programs, self.u.device)
         return {"T": tile.run_steps, "BD": tile.columns, "W": tile.runs, "EARLY": early}
-
-    @property
-    def resident_programs(self) -> int:
-        """As many as run at a time with all the registers that a thread can have."""
-        return RESIDENT_PROGRAMS_PER_SM * _multiprocessors(self.u.device)
 
     def grid(self, channels: int, segments: Segments, summary: bool) -> tuple[int, int]:
         """Programs, each of so many channels of one segment; summaries leave out the last one."""
@@ -392,6 +388,13 @@ def _split_length(
         steps = max(MIN_SEGMENT, cdiv(length, number))
     steps = cdiv(steps, multiple) * multiple
     return Segments(max(1, cdiv(length, steps)), steps)
+
+
+def _loads_early(programs: int, device: torch.device) -> bool:
+    """Whether so many programs of the backward pass gain by it; one and a half waves do not."""
+    multiprocessors = _multiprocessors(device)
+    resident, late = RESIDENT_PROGRAMS_PER_SM, LATE_PROGRAMS_PER_SM
+    return not resident * multiprocessors < programs <= late * multiprocessors
 
 
 def _is_split(programs: int, device: torch.device) -> bool:

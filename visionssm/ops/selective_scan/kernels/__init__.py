@@ -35,7 +35,7 @@ makes the compiler choose that layout. What the registers hold depends on the pa
 
 What threads have in common is loaded once and shared: B and C of a tile's tokens. The loads of the
 next tile are issued before this one is computed, and its tokens are there by then; backward only
-with one state, and not where a second wave of programs would not be full. gB and gC are sums over
+with one state, and not where a second wave of programs would be half empty. gB and gC are sums over
 channels of 32 values a tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments, as many

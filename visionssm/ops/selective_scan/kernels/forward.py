@@ -135,7 +135,7 @@ def forward_kernel(
     o_t = step_offsets(T, W)
     o_step = steps_of_columns(T, BD, W)
     token, m_token = load_tokens(
-        p_routes, tile_steps(begin, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+        p_routes, tile_steps(begin, o_t, end, W, TS), end, l, HAS_ROUTES, COMPLETE, WIDE
     )
     row, m_row = to_columns(token, BD, W), to_columns(m_token, BD, W)
     delta = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0).to(tl.float32)
@@ -144,12 +144,12 @@ def forward_kernel(
         elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
     if HAS_GAPS:
-        gaps = load_gaps(p_gaps, tile_steps(begin, o_t, end, W), end, HAS_ROUTES, COMPLETE)
+        gaps = load_gaps(p_gaps, tile_steps(begin, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     i_1 = tile_from(begin + W * T, end, W * T)
     token_1, m_token_1 = load_tokens(
-        p_routes, tile_steps(i_1, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+        p_routes, tile_steps(i_1, o_t, end, W, TS), end, l, HAS_ROUTES, COMPLETE, WIDE
     )
     row_1, m_row_1 = to_columns(token_1, BD, W), to_columns(m_token_1, BD, W)
     for i_s in range(begin, end, W * T):
@@ -160,9 +160,9 @@ def forward_kernel(
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         if HAS_GAPS:
-            gaps_1 = load_gaps(p_gaps, tile_steps(i_1, o_t, end, W), end, HAS_ROUTES, COMPLETE)
+            gaps_1 = load_gaps(p_gaps, tile_steps(i_1, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
         token_2, m_token_2 = load_tokens(
-            p_routes, tile_steps(i_2, o_t, end, W), end, l, HAS_ROUTES, COMPLETE, WIDE
+            p_routes, tile_steps(i_2, o_t, end, W, TS), end, l, HAS_ROUTES, COMPLETE, WIDE
         )
         row_1, m_row_1 = to_columns(token_2, BD, W), to_columns(m_token_2, BD, W)
         BC_1 = load_projections(p_B, p_C, token_1 * stride_Bl, m_token_1, stride_Bn, N, NP)
@@ -194,9 +194,8 @@ def forward_kernel(
         if HAS_D:
             y += skip[None, :] * u
         if STORE_Y:
-            row, m_row = load_token_rows(
-                p_routes, tile_steps(i_s, o_t, end, W), end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE
-            )
+            o_s = tile_steps(i_s, o_t, end, W, TS)
+            row, m_row = load_token_rows(p_routes, o_s, end, l, BD, W, HAS_ROUTES, COMPLETE, WIDE)
             tl.store(p_y + (row * d + o_d[None, :]), y, mask=m_row & m_d[None, :])
         BC = scale_projections(BC_1)
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)

@@ -8,7 +8,6 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Neither alignment nor masks depend on these: stages of a model share kernels.
-TABLE_STEPS = tl.constexpr(16)  # tables of complete routes are filled to a multiple of them
 UNSPECIALIZED = ["k", "l", "stride_Bb", "stride_Bk", "stride_Bl"]
 
 
@@ -81,9 +80,9 @@ def swap_lanes(x, M: tl.constexpr):
 
 
 @triton.jit
-def tile_steps(i_s, o_t, end, W: tl.constexpr):
-    """Steps of the tile at i_s, none beyond those of a table of routes."""
-    if o_t.shape[0] * W <= TABLE_STEPS:
+def tile_steps(i_s, o_t, end, W: tl.constexpr, TS: tl.constexpr):
+    """Steps of the tile at i_s, none beyond a table of routes, which fills multiples of TS."""
+    if o_t.shape[0] * W <= TS:
         return i_s + o_t
     else:
         return tl.minimum(i_s + o_t, end - 1)
