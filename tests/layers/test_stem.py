@@ -17,7 +17,7 @@ from visionssm.layers import (
     ResidualConvStem,
 )
 from visionssm.layers.downsample import MapConv2d
-from visionssm.layers.stem import PatchConv2d
+from visionssm.layers.stem import ImageConv2d
 from visionssm.models.vmamba import VMamba
 
 
@@ -37,12 +37,22 @@ def test_the_residual_stem_gives_channels_last_memory_whatever_it_gets():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_patches_are_those_of_a_convolution(device):
-    for stride in (4, 3):
-        patches = PatchConv2d(3, 5, 4, stride=stride).double().to(device)
-        image = torch.randn(2, 3, 13, 10, dtype=torch.float64, device=device)
-        expected = F.conv2d(image, patches.weight, patches.bias, stride).permute(0, 2, 3, 1)
-        torch.testing.assert_close(patches(image), expected)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 4, 0), (4, 3, 0), (3, 2, 1)])
+def test_convolutions_of_images_are_those_of_torch(kernel, stride, padding, device):
+    conv = ImageConv2d(3, 5, kernel, stride, padding).double().to(device)
+    image = torch.randn(2, 3, 13, 10, dtype=torch.float64, device=device, requires_grad=True)
+    expected = F.conv2d(image, conv.weight, conv.bias, stride, padding)
+    got = conv(image)
+    torch.testing.assert_close(got, expected)
+    assert got.permute(0, 2, 3, 1).is_contiguous()
+    inputs, grad = (image, conv.weight, conv.bias), torch.randn_like(expected)
+    for name, mine, theirs in zip(
+        ("image", "weight", "bias"),
+        torch.autograd.grad(got, inputs, grad),
+        torch.autograd.grad(expected, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, msg=name)
 
 
 @pytest.mark.parametrize(("patch_size", "stride"), [(2, 1), (4, 4), (6, 9), (8, 16)])

@@ -12,22 +12,35 @@ from torch import Tensor, nn
 
 from .typing import Layer
 
+ROW = 8  # numbers: the tensor cores read rows of 16 bytes
 
-@register_notrace_module  # looks at sizes and at the device
-class PatchConv2d(nn.Conv2d):
-    """Linear map of patches, overlapping if stride < kernel: (b, c, h, w) -> (b, h', w', dim).
 
-    h' = floor((h - kernel) / stride) + 1 and so is w'; nothing is padded. On a GPU it is one matrix
-    product where patches do not overlap, for convolution kernels are slow on three channels.
+@register_notrace_module  # looks at the device
+class ImageConv2d(nn.Conv2d):
+    """Convolution of images: (b, c, h, w) -> (b, dim, h', w'), channels last in memory.
+
+    The parameters and numbers of `nn.Conv2d`, for square kernels without dilation or groups. On a
+    GPU it is one matrix product of all patches, for convolution kernels are slow on three channels,
+    and slower still where they compute the gradient of the weights.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.kernel_size[0]
-        if not x.is_cuda or self.stride[0] != p:
-            return super().forward(x).permute(0, 2, 3, 1)
-        rows, columns = x.shape[2] // p, x.shape[3] // p
-        x = x[:, :, : rows * p, : columns * p].unflatten(3, (columns, p)).unflatten(2, (rows, p))
-        return F.linear(x.permute(0, 2, 4, 1, 3, 5).flatten(3), self.weight.flatten(1), self.bias)
+        if not x.is_cuda:
+            return super().forward(x.contiguous(memory_format=torch.channels_last))
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        if padding:
+            x = F.pad(x, (padding,) * 4)
+        patches = x.unfold(2, kernel, stride).unfold(3, kernel, stride)
+        patches, weight = patches.permute(0, 2, 3, 1, 4, 5).flatten(3), self.weight.flatten(1)
+        if odd := weight.shape[1] % ROW:
+            patches, weight = (F.pad(t, (0, ROW - odd)) for t in (patches, weight))
+        return F.linear(patches, weight, self.bias).permute(0, 3, 1, 2)
+
+
+def reading_images(layer: nn.Module) -> nn.Module:
+    """Have its submodule `conv` be an `ImageConv2d`, of the same parameters."""
+    layer.get_submodule("conv").__class__ = ImageConv2d
+    return layer
 
 
 class PatchStem(nn.Module):
@@ -55,11 +68,11 @@ class PatchStem(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.stride = patch_size
-        self.conv1 = PatchConv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        self.conv1 = ImageConv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
         self.norm1 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm1(self.conv1(x))
+        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
 
 
 class ConvStem(nn.Module):
@@ -96,15 +109,14 @@ class ConvStem(nn.Module):
         dd = {"device": device, "dtype": dtype}
         stride, mid = patch_size // 2, dim // 2
         self.stride = stride * stride
-        self.conv1 = nn.Conv2d(in_chans, mid, stride + 1, stride=stride, padding=1, **dd)
+        self.conv1 = ImageConv2d(in_chans, mid, stride + 1, stride=stride, padding=1, **dd)
         self.norm1 = norm_layer(mid, **dd) if norm_layer is not None else nn.Identity()
         self.act = act_layer()
         self.conv2 = nn.Conv2d(mid, dim, stride + 1, stride=stride, padding=1, **dd)
         self.norm2 = norm_layer(dim, **dd) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        x = self.act(self.norm1(x))
+        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
@@ -129,13 +141,13 @@ class ResidualConvStem(nn.Module):
         super().__init__()
         conv = partial(ConvNormAct, act_layer=act_layer, device=device, dtype=dtype)
         mid = dim // 2
-        self.conv1 = conv(in_chans, mid, 3, stride=2)
+        self.conv1 = reading_images(conv(in_chans, mid, 3, stride=2))
         self.conv2 = nn.Sequential(conv(mid, mid, 3), conv(mid, mid, 3, apply_act=False))
         self.conv3 = nn.Sequential(
             conv(mid, 4 * dim, 3, stride=2), conv(4 * dim, dim, 1, apply_act=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv1(x)
         x = x + self.conv2(x)
         return self.conv3(x).permute(0, 2, 3, 1)

@@ -4,9 +4,10 @@ Paper: `EfficientViM: Efficient Vision Mamba with Hidden State Mixer based State
     - https://arxiv.org/abs/2411.15241
 Code and weights: https://github.com/mlvlab/EfficientViM, MIT licence
 
-timm's model with our mixer. timm has `efficientvim_m1` to `_m4`; ours are `ssm_efficientvim_m1` to
-`_m4`, with the same parameters under the same names, and give maps in either layout. One of timm's
-that is there already gets our mixer by `visionssm.accelerate`.
+timm's model with our mixer, and its first convolution as a matrix product on GPUs. timm has
+`efficientvim_m1` to `_m4`; ours are `ssm_efficientvim_m1` to `_m4`, with the same parameters under
+the same names, and give maps in either layout. One of timm's that is there already gets our mixer
+by `visionssm.accelerate`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, efficientvim, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from visionssm.layers.stem import reading_images
 
 from .accelerate import accelerate
 from .official import OfficialLayout, stored_configs_readable, unwrap
@@ -40,6 +43,7 @@ class EfficientViM(efficientvim.EfficientViM):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         accelerate(self)
+        reading_images(self.get_submodule("patch_embed.conv.0"))
 
     def set_input_size(
         self,

@@ -40,7 +40,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from visionssm.layers import BidirectionalMamba, RmsNormFp32
-from visionssm.layers.stem import PatchConv2d
+from visionssm.layers.stem import ImageConv2d
 from visionssm.layers.typing import Layer
 
 from .official import OfficialLayout, choose, convert_official, stored_configs_readable
@@ -101,7 +101,7 @@ class PatchEmbed(nn.Module):
         self.dynamic_img_size = dynamic_img_size
         self.set_img_size(img_size)
         dd = {"device": device, "dtype": dtype}
-        self.proj = PatchConv2d(in_chans, dim, patch_size, stride=stride, **dd)
+        self.proj = ImageConv2d(in_chans, dim, patch_size, stride=stride, **dd)
 
     def set_img_size(self, img_size: Grid) -> None:
         """Expect images of another size from now on."""
@@ -130,7 +130,7 @@ class PatchEmbed(nn.Module):
                 f"x: expected images of {self.img_size}, got {tuple(x.shape[2:])}; for other sizes "
                 "build the model with img_size or dynamic_img_size, or call set_input_size"
             )
-        return self.proj(x)
+        return self.proj(x).permute(0, 2, 3, 1)
 
 
 class VimBlock(nn.Module):

@@ -24,6 +24,7 @@ from visionssm.layers import (
     NonCausalSSD,
     ResidualConvStem,
 )
+from visionssm.layers.stem import reading_images
 from visionssm.layers.typing import Layer
 
 from .official import OfficialLayout, choose, convert_official
@@ -47,7 +48,8 @@ class PatchNormStem(nn.Module):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.conv1 = ConvNormAct(in_chans, dim, 4, stride=4, padding=0, act_layer=nn.ReLU, **dd)
+        conv = ConvNormAct(in_chans, dim, 4, stride=4, padding=0, act_layer=nn.ReLU, **dd)
+        self.conv1 = reading_images(conv)
         self.norm = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
