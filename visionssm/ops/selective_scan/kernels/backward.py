@@ -278,12 +278,6 @@ def backward_kernel(
         for n in range(N):
             Bn, Cn = tl.split(BC)
             more = n < N - 1
-            if N > 1:  # loaded well before it is needed, as in the forward pass
-                n_1 = tl.where(more, n + 1, 0)
-                A_1 = tl.load(p_A + n_1 * d, mask=m_d, other=0.0).to(tl.float32)
-                r_1 = tl.load(p_carry + n_1 * d + o_d, mask=m_d, other=0.0)
-                if not SUMMARY:
-                    gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
             o_B = token * stride_Bl + (n + 1) * stride_Bn
             BC_1 = load_projections(p_B, p_C, o_B, m_token & more, 0, 1, 1)
             Bn, Cn = to_columns(Bn, BD, W), to_columns(Cn, BD, W)
@@ -292,7 +286,13 @@ def backward_kernel(
             r_in = r_out
             if N > 1:
                 tl.store(p_carry + n * d + o_d, r_out, mask=m_d)
-                r_in = r_1
+                # Early enough for the next state; before the store, among the loads from shared
+                # memory of B and C, waiting for one of those is waiting for these.
+                n_1 = tl.where(more, n + 1, 0)
+                A_1 = tl.load(p_A + n_1 * d, mask=m_d, other=0.0).to(tl.float32)
+                r_in = tl.load(p_carry + n_1 * d + o_d, mask=m_d, other=0.0)
+                if not SUMMARY:
+                    gA_n = tl.load(p_gA + n * d + o_d, mask=m_d, other=0.0)
             if not SUMMARY:
                 h, h_prev, h_begin, h_end = scan_steps(a, du * Bn, h0, W)
                 h0 = tl.load(p_states + (n + 1) * d + o_d, mask=m_d & more, other=0.0)
