@@ -143,8 +143,6 @@ def forward_kernel(
     if HAS_ELAPSED:
         elapsed = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
         elapsed = elapsed.to(tl.float32)
-    if HAS_GAPS:
-        gaps = load_gaps(p_gaps, tile_steps(begin, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
     BC = load_projections(p_B, p_C, token * stride_Bl, m_token, stride_Bn, N, NP)
     BC = scale_projections(BC)
     i_1 = tile_from(begin + W * T, end, W * T)
@@ -154,13 +152,13 @@ def forward_kernel(
     row_1, m_row_1 = to_columns(token_1, BD, W), to_columns(m_token_1, BD, W)
     for i_s in range(begin, end, W * T):
         i_1, i_2 = tile_from(i_s + W * T, end, W * T), tile_from(i_s + 2 * W * T, end, W * T)
+        if HAS_GAPS:
+            gaps = load_gaps(p_gaps, tile_steps(i_s, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
         row, m_row = row_1, m_row_1
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
         u_1 = load_rows(p_u, row, m_row, o_d, m_d, stride_ul, 0.0)
         if HAS_ELAPSED:
             elapsed_1 = load_rows(p_elapsed, row, m_row, o_d, m_d, stride_el, float("-inf"))
-        if HAS_GAPS:
-            gaps_1 = load_gaps(p_gaps, tile_steps(i_1, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
         token_2, m_token_2 = load_tokens(
             p_routes, tile_steps(i_2, o_t, end, W, TS), end, l, HAS_ROUTES, COMPLETE, WIDE
         )
@@ -201,8 +199,6 @@ def forward_kernel(
         delta, u = delta_1.to(tl.float32), u_1.to(tl.float32)
         if HAS_ELAPSED:
             elapsed = elapsed_1.to(tl.float32)
-        if HAS_GAPS:
-            gaps = gaps_1
         token_1, m_token_1 = token_2, m_token_2
 
     tl.store(p_carry + o_nd, state, mask=m_nd)
