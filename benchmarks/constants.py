@@ -64,17 +64,21 @@ ATTEMPTS = (
         several=False,
     ),
     Attempt("no wide tiles forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
-    Attempt("rows always loaded early, backward", {"LATE_PROGRAMS_PER_SM": 0}, several=False),
+    Attempt("rows always loaded early, backward", {"LIMITED_PROGRAMS_PER_SM": 0}, several=False),
     Attempt(
-        "rows loaded early in one wave only", {"LATE_PROGRAMS_PER_SM": UNLIMITED}, several=False
+        "rows loaded early in one wave only", {"LIMITED_PROGRAMS_PER_SM": UNLIMITED}, several=False
     ),
     Attempt("no limit on registers", {"RESIDENT_PROGRAMS_PER_SM": UNLIMITED}, one=False),
     Attempt("128 registers", {"RESIDENT_PROGRAMS_PER_SM": 0, "REGISTERS": 128}, one=False),
     Attempt("16 channels a tile forward", {"STATE_VALUES": 256}, one=False),
     Attempt("no segments", {"PROGRAMS_PER_SM": 0}),
-    Attempt("half as many segments", {"SLOTS": 8, "WIDE_SLOTS": 6, "BACKWARD_STATES_SLOTS": 4}),
     Attempt(
-        "half as many segments again", {"SLOTS": 24, "WIDE_SLOTS": 18, "BACKWARD_STATES_SLOTS": 12}
+        "half as many segments",
+        {"SLOTS": 8, "WIDE_SLOTS": 6, "STATES_SLOTS": 12, "BACKWARD_STATES_SLOTS": 4},
+    ),
+    Attempt(
+        "half as many segments again",
+        {"SLOTS": 24, "WIDE_SLOTS": 18, "STATES_SLOTS": 36, "BACKWARD_STATES_SLOTS": 12},
     ),
     Attempt("segments from 64 steps on", {"MIN_SEGMENT": 64}),
     Attempt("segments up to 12 programs a multiprocessor", {"PROGRAMS_PER_SM": 12}),

@@ -25,16 +25,16 @@ def test_a_case_is_measured_by_the_attempts_that_concern_it(tmp_path, monkeypatc
     monkeypatch.setattr(
         constants,
         "milliseconds",
-        lambda task, device, seconds: seen.append(triton_impl.LATE_PROGRAMS_PER_SM) or 1.5,
+        lambda task, device, seconds: seen.append(triton_impl.LIMITED_PROGRAMS_PER_SM) or 1.5,
     )
-    attempts = [Attempt("both", {}), Attempt("few", {"LATE_PROGRAMS_PER_SM": 1}, several=False)]
+    attempts = [Attempt("both", {}), Attempt("few", {"LIMITED_PROGRAMS_PER_SM": 1}, several=False)]
     cases = [ScanCase("one", 1, 1, 2, 4, 1, {"fwd": 1.0}), ScanCase("two", 1, 1, 2, 4, 2)]
-    before = triton_impl.LATE_PROGRAMS_PER_SM
+    before = triton_impl.LIMITED_PROGRAMS_PER_SM
     constants.measure(cases, attempts, CPU, 0.01, tmp_path, "constants")
     assert seen == [before, 1, before, 1, before, before]
-    assert before == triton_impl.LATE_PROGRAMS_PER_SM
+    assert before == triton_impl.LIMITED_PROGRAMS_PER_SM
     lines = (tmp_path / "constants.md").read_text().splitlines()
-    assert "- few: LATE_PROGRAMS_PER_SM = 1" in lines
+    assert "- few: LIMITED_PROGRAMS_PER_SM = 1" in lines
     assert "| one | visionssm | fwd | 1 | 1.5 | 1.5 |" in lines
     assert "| two | visionssm | bwd |  | 1.5 |  |" in lines
 

@@ -78,7 +78,7 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
     monkeypatch.setattr(triton_impl, "NARROW_PROGRAMS_PER_SM", few)
     monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
     monkeypatch.setattr(triton_impl, "RESIDENT_PROGRAMS_PER_SM", 1)
-    monkeypatch.setattr(triton_impl, "LATE_PROGRAMS_PER_SM", 0 if early else 1000)
+    monkeypatch.setattr(triton_impl, "LIMITED_PROGRAMS_PER_SM", 0 if early else 1000)
     tile = triton_impl._one_state_tile(4, d, torch.device("cpu"))
     wide = not few and not many and d == 64
     assert (tile.runs, tile.run_steps) == (1 if wide else 2, 16 if few or wide else 8)
@@ -114,14 +114,14 @@ def test_tile_of_one_state_by_number_of_programs(monkeypatch):
     assert triton_impl._one_state_tile(4, 96, cuda) == usual
 
 
-def test_rows_are_loaded_early_unless_a_second_wave_is_half_empty(monkeypatch):
+def test_rows_are_loaded_early_unless_fewer_registers_save_a_wave(monkeypatch):
     monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
     cuda = torch.device("cuda")
-    for programs, early in ((768, True), (1536, False), (1920, True), (3072, True)):
-        assert triton_impl._loads_early(programs, cuda) == early
+    for programs, limited in ((768, False), (1536, True), (1920, False), (3072, False)):
+        assert triton_impl._is_one_limited_wave(programs, cuda) == limited
     for length, programs in ((16384, 192), (4096, 384), (36864, 48)):  # of detection, at 768
         segments = triton_impl._split_length(length, 16, programs, triton_impl.SLOTS, cuda)
-        assert triton_impl._loads_early(programs * segments.number, cuda)
+        assert not triton_impl._is_one_limited_wave(programs * segments.number, cuda)
 
 
 def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):

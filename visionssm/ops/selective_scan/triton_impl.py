@@ -22,13 +22,14 @@ WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segm
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 RESIDENT_PROGRAMS_PER_SM = 8  # that run at a time if a thread has all the registers it can
-LATE_PROGRAMS_PER_SM = 12  # if there are more, but no more than so many, none loads rows early
-REGISTERS = 168  # of a thread, at most, where there are more of several states: 12 run at a time
+REGISTERS = 168  # of a thread, at most, forward where there are more of several states, ...
+LIMITED_PROGRAMS_PER_SM = 12  # ... backward with one where they, but no more, then run at a time
 EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 if tokens are
 MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SLOTS = 16  # ... into as many as run on a multiprocessor at a time, or in two waves, or ...
-WIDE_SLOTS = 12  # ... forward with wide tiles or with several states, or ...
+WIDE_SLOTS = 12  # ... forward with wide tiles, or ...
+STATES_SLOTS = 24  # ... with several states, or ...
 BACKWARD_STATES_SLOTS = 8  # ... backward with several states ...
 MIN_SEGMENT = 128  # ... of no fewer steps than this
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
@@ -190,6 +191,7 @@ class _Call:
         # Segments are whole tiles: forward with several states, whole runs only if any are saved.
         steps = self.forward_tile.steps if n == 1 or save_states else STATE_STEPS
         slots = SLOTS if self.forward_tile.run_steps == RUN_STEPS else WIDE_SLOTS
+        slots = slots if n == 1 else STATES_SLOTS
         self.forward_segments = self._segments(self.forward_tile, steps, slots)
         slots = SLOTS if n == 1 else BACKWARD_STATES_SLOTS
         self.backward_segments = self._segments(self.backward_tile, STEPS, slots)
@@ -234,10 +236,13 @@ class _Call:
     def backward_launch(self) -> dict[str, int]:
         """The same of the backward pass, which with one state may load the next tile's rows."""
         tile = self.backward_tile
+        launch = {"T": tile.run_steps, "BD": tile.columns, "W": tile.runs, "EARLY": False}
+        if self.sizes[4] > 1:
+            return launch
         programs = self.programs(tile) * self.backward_segments.number
-        early = self.sizes[4] == 1 and self.elapsed is None
-        early = early and _loads_early(programs, self.u.device)
-        return {"T": tile.run_steps, "BD": tile.columns, "W": tile.runs, "EARLY": early}
+        if _is_one_limited_wave(programs, self.u.device):
+            return launch | {"maxnreg": REGISTERS}
+        return launch | {"EARLY": self.elapsed is None}
 
     def grid(self, channels: int, segments: Segments, summary: bool) -> tuple[int, int]:
         """Programs, each of so many channels of one segment; summaries leave out the last one."""
@@ -390,11 +395,11 @@ def _split_length(
     return Segments(max(1, cdiv(length, steps)), steps)
 
 
-def _loads_early(programs: int, device: torch.device) -> bool:
-    """Whether so many programs of the backward pass gain by it; one and a half waves do not."""
+def _is_one_limited_wave(programs: int, device: torch.device) -> bool:
+    """Whether so many programs run at a time, but only if each has fewer registers."""
     multiprocessors = _multiprocessors(device)
-    resident, late = RESIDENT_PROGRAMS_PER_SM, LATE_PROGRAMS_PER_SM
-    return not resident * multiprocessors < programs <= late * multiprocessors
+    resident, limited = RESIDENT_PROGRAMS_PER_SM, LIMITED_PROGRAMS_PER_SM
+    return resident * multiprocessors < programs <= limited * multiprocessors
 
 
 def _is_split(programs: int, device: torch.device) -> bool:
