@@ -35,11 +35,12 @@ makes the compiler choose that layout. What the registers hold depends on the pa
 
 What threads have in common is loaded once and shared: B and C of a tile's tokens. The loads of the
 next tile are issued before this one is computed, and its tokens are there by then; backward only
-with one state, and not where a second wave of programs would be half empty. gB and gC are sums over
-channels of 32 values a tile, which a butterfly leaves spread over the lanes (`_sum_channels`).
+with one state, and not where all programs run at a time if each has fewer registers: then that is
+faster. gB and gC are sums over channels of 32 values a tile, which a butterfly leaves spread over
+the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments, as many
-as run at a time by the registers that a pass takes: a first pass computes the end of each segment
+as run at a time by the registers that a pass takes, or in two waves: a first pass computes the end of each segment
 but the last from a zero state, and its total time, `carry_kernel` carries the ends across segments
 (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
