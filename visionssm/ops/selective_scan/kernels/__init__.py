@@ -40,9 +40,9 @@ faster. gB and gC are sums over channels of 32 values a tile, which a butterfly 
 the lanes (`_sum_channels`).
 
 When batch x routes x channels cannot fill the device, the length is split into segments, as many
-as run at a time by the registers that a pass takes, or in two waves: a first pass computes the end of each segment
-but the last from a zero state, and its total time, `carry_kernel` carries the ends across segments
-(h_start' = exp(A sum e) h_start + end), the main pass starts from them.
+as run at a time, or in two waves, by the registers that a pass takes: a first pass computes the end
+of each segment but the last from a zero state, and its total time, `carry_kernel` carries the ends
+across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
 The backward pass does the same with r from the other end.
 
 Sums over channel blocks, batch and segments are left in parts, which are added up in a fixed order
