@@ -79,7 +79,7 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
     monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
     monkeypatch.setattr(triton_impl, "RESIDENT_PROGRAMS_PER_SM", 1)
     monkeypatch.setattr(triton_impl, "LIMITED_PROGRAMS_PER_SM", 0 if early else 1000)
-    tile = triton_impl._one_state_tile(4, d, torch.device("cpu"))
+    tile = triton_impl._one_state_tile(2, d, torch.device("cpu"))
     wide = not few and not many and d == 64
     assert (tile.runs, tile.run_steps) == (1 if wide else 2, 16 if few or wide else 8)
     launches = []
@@ -90,10 +90,10 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
         return launches[-1]
 
     monkeypatch.setattr(triton_impl._Call, "backward_launch", record)
-    inputs = make_inputs(2, 2, l, d, 1, elapsed=clock == "elapsed")
+    inputs = make_inputs(1, 2, l, d, 1, elapsed=clock == "elapsed")
     how = {"routes": random_routes(2, l), "complete": complete}
     if clock == "gaps":
-        how["gaps"] = random_gaps(2, 2, l)
+        how["gaps"] = random_gaps(1, 2, l)
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
     actual = outputs_and_gradients(inputs, **how, implementation="triton")
     assert_results_close(actual, exact, l)
