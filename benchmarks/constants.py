@@ -66,7 +66,9 @@ ATTEMPTS = (
     Attempt("no wide tiles forward", {"WIDE_COLUMNS": UNLIMITED}, several=False),
     Attempt("rows always loaded early, backward", {"LIMITED_PROGRAMS_PER_SM": 0}, several=False),
     Attempt(
-        "rows loaded early in one wave only", {"LIMITED_PROGRAMS_PER_SM": UNLIMITED}, several=False
+        "168 registers and no early rows, backward, beyond one wave",
+        {"LIMITED_PROGRAMS_PER_SM": UNLIMITED},
+        several=False,
     ),
     Attempt("no limit on registers", {"RESIDENT_PROGRAMS_PER_SM": UNLIMITED}, one=False),
     Attempt("128 registers", {"RESIDENT_PROGRAMS_PER_SM": 0, "REGISTERS": 128}, one=False),

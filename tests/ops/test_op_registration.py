@@ -16,8 +16,8 @@ from visionssm.scans import scan_routes
 
 
 def _op_args(implementation, save_states=True, time="step sizes"):
-    inputs = make_inputs(1, 2, 18, 3, 2, elapsed=time == "elapsed")
-    gaps = random_gaps(1, 2, 18) if time == "gaps" else None
+    inputs = make_inputs(2, 2, 18, 3, 2, elapsed=time == "elapsed")
+    gaps = random_gaps(2, 2, 18) if time == "gaps" else None
     inputs["A"] = inputs["A"].detach().mT.contiguous().requires_grad_()
     return (
         *inputs.values(), *([] if time == "elapsed" else [None]), gaps, random_routes(2, 18),
@@ -38,7 +38,7 @@ def test_opcheck(implementation, time, monkeypatch):
         args = _op_args(implementation, save_states=False, time=time)
         y, _, states = scan(*args)
     tensors = [t.detach() if isinstance(t, torch.Tensor) else t for t in args[:10]]
-    grad_y = torch.randn_like(y)[:, None].expand(1, 2, 18, 3)
+    grad_y = torch.randn_like(y)[:, None].expand(2, 2, 18, 3)
     torch.library.opcheck(
         torch.ops.visionssm.selective_scan_backward.default,
         (grad_y, None, *tensors, states, True, True, implementation),

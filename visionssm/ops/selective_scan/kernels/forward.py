@@ -152,7 +152,7 @@ def forward_kernel(
     row_1, m_row_1 = to_columns(token_1, BD, W), to_columns(m_token_1, BD, W)
     for i_s in range(begin, end, W * T):
         i_1, i_2 = tile_from(i_s + W * T, end, W * T), tile_from(i_s + 2 * W * T, end, W * T)
-        if HAS_GAPS:
+        if HAS_GAPS:  # one tile ahead, as rows are, is slower
             gaps = load_gaps(p_gaps, tile_steps(i_s, o_t, end, W, TS), end, HAS_ROUTES, COMPLETE)
         row, m_row = row_1, m_row_1
         delta_1 = load_rows(p_delta, row, m_row, o_d, m_d, stride_dl, 0.0)
