@@ -62,7 +62,7 @@ def compile_call(
     gaps = torch.ones(b, k, l) if time == "gaps" else None
     routes = torch.zeros(k, l, dtype=torch.int32)
     inputs = (u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes)
-    _, _, states = triton_impl.selective_scan_forward(*inputs, True, True, True, True)
+    _, _, states = triton_impl.selective_scan_forward(*inputs, True, 1, True, True)
     grad_last_state = torch.zeros(b, k, d, n)
     triton_impl.selective_scan_backward(delta, grad_last_state, *inputs, states, True, False)
 

@@ -25,7 +25,7 @@ READS_STATES = ("grad_delta", "grad_A", "grad_C", "grad_delta_bias", "grad_elaps
 
 
 def make_inputs(
-    b, k, l, d, n, *, dtype=torch.float32, device="cpu", shared_u=True, elapsed=False, seed=0
+    b, k, l, d, n, *, dtype=torch.float32, device="cpu", slices=1, elapsed=False, seed=0
 ) -> dict[str, Tensor]:
     """Inputs at the scale models see: step sizes around 0.1, decay rates in (0.1, 1.1)."""
     generator = torch.Generator().manual_seed(seed)
@@ -35,7 +35,7 @@ def make_inputs(
 
     parameter = torch.promote_types(dtype, torch.float32)
     inputs = {
-        "u": randn(b, 1 if shared_u else k, l, d),
+        "u": randn(b, slices, l, d),
         "delta": randn(b, k, l, d),
         "A": -(0.1 + randn(k, d, n, dtype=parameter).abs()),
         "B": randn(b, k, l, n),
@@ -78,6 +78,13 @@ def random_routes(k: int, l: int, *, steps: int | None = None, batch: int | None
 def outputs_and_gradients(inputs: dict[str, Tensor], *, seed=1, **kwargs) -> dict[str, Tensor]:
     """y, the last state, and the gradients of a random linear function of both."""
     y, last_state = selective_scan(**inputs, return_last_state=True, **kwargs)
+    return with_gradients(y, last_state, inputs, seed=seed)
+
+
+def with_gradients(
+    y: Tensor, last_state: Tensor, inputs: dict[str, Tensor], *, seed=1
+) -> dict[str, Tensor]:
+    """The same of outputs that are there."""
     generator = torch.Generator().manual_seed(seed)
 
     def weight(t: Tensor) -> Tensor:  # the same number in every dtype that is compared
@@ -98,12 +105,13 @@ def to_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 def added_up(doubles: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
     """What results of float64 inputs are sums of over the routes, by name, each (b, k, l, d)."""
     each = {name: t.detach() for name, t in doubles.items()}
-    each["u"] = each["u"].expand_as(each["delta"])
+    routes_of_slice = each["delta"].shape[1] // each["u"].shape[1]
+    each["u"] = each["u"].repeat_interleave(routes_of_slice, dim=1)
     results = outputs_and_gradients(
         {name: t.requires_grad_() for name, t in each.items()}, **kwargs
     )
     addends = {"grad_u": results["grad_u"]}
-    if kwargs.get("reduce") == "sum":
+    if kwargs.get("reduce", "none") != "none":
         addends["y"] = selective_scan(**each, **kwargs | {"reduce": "none"}).detach()
     return addends
 

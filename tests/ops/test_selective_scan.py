@@ -20,6 +20,7 @@ from tests.ops.scan_cases import (
     random_gaps,
     random_routes,
     to_double,
+    with_gradients,
 )
 from visionssm.ops import selective_scan
 
@@ -196,6 +197,28 @@ def test_sum_is_the_sum_of_the_routes(implementation):
     each = selective_scan(**inputs, routes=routes, implementation=implementation)
     total = selective_scan(**inputs, routes=routes, implementation=implementation, reduce="sum")
     torch.testing.assert_close(total, each.sum(1), rtol=1e-6, atol=1e-6)
+
+
+@every_implementation_and_the_reference
+@pytest.mark.parametrize("reduce", ["none", "shared", "sum"])
+def test_routes_share_slices_of_the_tokens(implementation, reduce):
+    """As if the tokens were repeated for the two routes that read them, and y added up by hand."""
+    inputs, routes = make_inputs(2, 6, 37, 5, 2, slices=3), random_routes(6, 37)
+    doubles = to_double(inputs)
+    each, last_state = selective_scan(
+        **doubles | {"u": doubles["u"].repeat_interleave(2, dim=1)},
+        routes=routes, return_last_state=True, implementation="reference",
+    )  # fmt: skip
+    y = {"none": each, "shared": each[:, ::2] + each[:, 1::2], "sum": each.sum(1)}[reduce]
+    exact = with_gradients(y, last_state, doubles)
+    how = {"routes": routes, "reduce": reduce, "implementation": implementation}
+    assert_results_close(outputs_and_gradients(inputs, **how), exact, 37)
+    if implementation != "reference":  # whose gradients are rounded where casts are
+        low = make_inputs(2, 6, 37, 5, 2, slices=3, dtype=torch.bfloat16)
+        doubles = to_double(low)
+        exact = outputs_and_gradients(doubles, **how | {"implementation": "reference"})
+        addends = added_up(doubles, **how | {"implementation": "reference"})
+        assert_results_close(outputs_and_gradients(low, **how), exact, 37, addends)
 
 
 @every_implementation
@@ -437,7 +460,9 @@ def test_wide_offsets(monkeypatch):
 
 
 BAD_CALLS = [
-    ("u", {"u": torch.zeros(1, 1, 4, 3)}, r"u: expected \(1, 1 or 2, 5, 3\), got \(1, 1, 4, 3\)"),
+    ("u", {"u": torch.zeros(1, 1, 4, 3)}, r"u: expected \(1, p, 5, 3\), .* got \(1, 1, 4, 3\)"),
+    ("slices", {"u": torch.zeros(1, 3, 5, 3)}, r"u: .* p dividing 2 routes, got \(1, 3, 5, 3\)"),
+    ("no slice", {"u": torch.zeros(1, 0, 5, 3)}, "u: .* p dividing 2 routes"),
     ("delta", {"delta": torch.zeros(2, 5, 3)}, "delta: expected 4 dimensions"),
     ("A", {"A": torch.zeros(2, 3, 65)}, "A: expected"),
     ("A dtype", {"A": torch.zeros(2, 3, 1, dtype=torch.complex64)}, "A: expected a real"),
@@ -458,7 +483,7 @@ BAD_CALLS = [
         "gaps: expected None beside elapsed",
     ),
     ("device", {"B": torch.zeros(1, 2, 5, 1, device="meta")}, "B: expected device cpu"),
-    ("reduce", {"reduce": "mean"}, "reduce: expected 'none' or 'sum', got 'mean'"),
+    ("reduce", {"reduce": "mean"}, "reduce: expected 'none', 'shared' or 'sum', got 'mean'"),
     ("implementation", {"implementation": "cuda"}, "implementation: expected one of"),
     ("routes shape", {"routes": torch.zeros(3, 5, dtype=torch.int32)}, "routes: expected"),
     ("routes dtype", {"routes": torch.zeros(2, 5)}, "routes: expected int32 or int64"),
@@ -490,7 +515,7 @@ BAD_CALLS = [
     ("change", "message"), [c[1:] for c in BAD_CALLS], ids=[c[0] for c in BAD_CALLS]
 )
 def test_bad_arguments_are_named(change, message):
-    inputs = make_inputs(1, 2, 5, 3, 1, shared_u=False)
+    inputs = make_inputs(1, 2, 5, 3, 1, slices=2)
     with pytest.raises(ValueError, match=message):
         selective_scan(**{**inputs, **change})
 

@@ -109,6 +109,20 @@ def test_gaps(dtype, length, k, d, n):
         assert all(torch.equal(actual[name], again[name]) for name in actual)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [196, 16384])
+@pytest.mark.parametrize("n", [1, 16])
+@pytest.mark.parametrize("reduce", ["none", "shared", "sum"])
+def test_routes_share_slices_of_the_tokens(dtype, length, n, reduce):
+    inputs = make_inputs(2, 8, length, 24, n, dtype=dtype, device="cuda", slices=2)
+    routes = random_routes(8, length).cuda()
+    how = {"routes": routes, "reduce": reduce, "implementation": "torch"}
+    exact = outputs_and_gradients(to_double(inputs), **how)
+    addends = added_up(to_double(inputs), **how)
+    actual = outputs_and_gradients(inputs, routes=routes, reduce=reduce, complete=True)
+    assert_results_close(actual, exact, length, addends, rounds_states(dtype, n))
+
+
 def test_long_sequence_of_one_image():
     inputs = make_inputs(1, 4, 65536, 96, 1, dtype=torch.bfloat16, device="cuda")
     routes = random_routes(4, 65536).cuda()

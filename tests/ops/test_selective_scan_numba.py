@@ -62,13 +62,14 @@ def test_code_is_compiled_where_none_can_be_kept(monkeypatch):
     assert double(21.0) == 42
 
 
-@pytest.mark.parametrize("shared_u", [True, False])
-@pytest.mark.parametrize("reduce", ["none", "sum"])
+@pytest.mark.parametrize(
+    ("slices", "reduce"), [(1, "none"), (1, "sum"), (2, "none"), (2, "shared"), (4, "sum")]
+)
 @pytest.mark.parametrize("b", [1, 3])
-def test_tasks_change_nothing(monkeypatch, b, reduce, shared_u):
+def test_tasks_change_nothing(monkeypatch, b, slices, reduce):
     """Blocks of channels, groups of routes and threads: right, and the same bits by any threads."""
-    inputs = make_inputs(b, 3, 40, 37, 2, shared_u=shared_u)
-    how = {"routes": random_routes(3, 40, steps=35), "reduce": reduce}
+    inputs = make_inputs(b, 4, 40, 37, 2, slices=slices)
+    how = {"routes": random_routes(4, 40, steps=35), "reduce": reduce}
     exact = outputs_and_gradients(to_double(inputs), implementation="reference", **how)
     monkeypatch.setattr(numba_impl, "CHANNELS", 16)
     monkeypatch.setattr(numba_impl, "THREAD_ELEMENTS", 1)
@@ -140,5 +141,5 @@ def test_other_devices_are_refused():
     u, delta, A, B, C, *_ = (t.detach().to("meta") for t in make_inputs(1, 1, 5, 2, 1).values())
     with pytest.raises(ValueError, match=r"on a CPU, got torch\.float32 on meta"):
         numba_impl.selective_scan_forward(
-            u, delta, A.mT, B, C, None, None, None, None, None, True, False, False, False
+            u, delta, A.mT, B, C, None, None, None, None, None, True, 1, False, False
         )

@@ -62,7 +62,7 @@ def test_every_sixteenth_state_is_saved_whatever_the_tile(n):
         expected = torch.zeros(1, 1, 5, n)
         if steps:
             expected = triton_impl.selective_scan_forward(
-                *part, A, *BC, D, bias, None, None, None, True, False, True, False
+                *part, A, *BC, D, bias, None, None, None, True, 1, True, False
             )[1]
         torch.testing.assert_close(states[:, :, i].mT, expected)
 
@@ -79,7 +79,7 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
     monkeypatch.setattr(triton_impl, "WIDE_PROGRAMS_PER_SM", many)
     monkeypatch.setattr(triton_impl, "RESIDENT_PROGRAMS_PER_SM", 1)
     monkeypatch.setattr(triton_impl, "LIMITED_PROGRAMS_PER_SM", 0 if early else 1000)
-    tile = triton_impl._one_state_tile(2, d, torch.device("cpu"))
+    tile = triton_impl._one_state_tile(2, d, l, torch.device("cpu"))
     wide = not few and not many and d == 64
     assert (tile.runs, tile.run_steps) == (1 if wide else 2, 16 if few or wide else 8)
     launches = []
@@ -100,18 +100,24 @@ def test_tiles_of_one_state(monkeypatch, few, many, early, l, d, complete, clock
     assert {launch["EARLY"] for launch in launches} == {early and clock != "elapsed"}
 
 
-def test_tile_of_one_state_by_number_of_programs(monkeypatch):
+def test_tile_of_one_state_by_number_of_programs_and_length(monkeypatch):
     monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
     monkeypatch.setattr(triton_impl, "interpreting", lambda: False)
     cuda = torch.device("cuda")
     narrow, usual, wide = (32, 2, 16), (64, 2, 8), (64, 1, 16)
-    assert triton_impl._one_state_tile(256, 96, cuda) == narrow
-    assert triton_impl._one_state_tile(256, 128, cuda) == usual
-    assert triton_impl._one_state_tile(256, 192, cuda) == usual
-    assert triton_impl._one_state_tile(256, 384, cuda) == wide
-    assert triton_impl._one_state_tile(1024, 96, cuda) == usual  # 64 do not divide it
-    assert triton_impl._one_state_tile(32, 128, cuda) == wide  # and the length is split
-    assert triton_impl._one_state_tile(4, 96, cuda) == usual
+    for routes, d, length, tile in (
+        (256, 96, 3136, narrow),
+        (256, 128, 784, usual),
+        (256, 192, 784, usual),
+        (256, 384, 196, wide),
+        (1024, 96, 3136, usual),  # 64 do not divide it
+        (32, 128, 16384, wide),  # the length is split
+        (16, 96, 36864, usual),
+        (4, 96, 16384, narrow),  # but not into enough segments
+        (8, 384, 1024, narrow),
+        (16, 768, 576, narrow),  # it is too short
+    ):
+        assert triton_impl._one_state_tile(routes, d, length, cuda) == tile
 
 
 def test_rows_are_loaded_early_unless_fewer_registers_save_a_wave(monkeypatch):
@@ -132,5 +138,6 @@ def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):
     assert split(6085, 16, 96, 8, cuda) == (11, 560)  # 1056 of 1056
     assert split(6085, 32, 528, 12, cuda) == (1, 6112)
     assert split(200, 16, 1, 12, cuda) == (2, 128)
+    assert split(200, 16, 1, 12, cuda, 640) == (1, 208)
     assert split(0, 16, 1, 12, cuda) == (1, 128)
     assert split(0, 32, 528, 12, cuda) == (1, 32)

@@ -14,6 +14,7 @@ from visionssm.scans import Scan, get_scan, scan_routes
 
 from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
+from .projections import project_slices, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 from .sizes import check_state_size, step_size_rank
 
@@ -140,7 +141,7 @@ class MultiHeadScan(nn.Module):
         k = self.scan.num_routes
         delta, B, C = self.project(x)
         y = selective_scan(
-            x.transpose(1, 2).repeat_interleave(k // self.heads, dim=1),  # heads differ: no view
+            x.transpose(1, 2),
             delta,
             -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (k, -1)),
             B,
@@ -157,10 +158,10 @@ class MultiHeadScan(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slices (b, l, heads, d) to delta (b, k, l, d), B and C (b, k, l, n), in token order."""
-        weight = self.x_proj_weight.unflatten(0, (self.heads, -1))
-        x = torch.einsum("blpd,pkcd->bpklc", x, weight).flatten(1, 2)
-        dt, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return torch.einsum("bklr,kdr->bkld", dt, self.dt_projs_weight), B, C
+        x = project_slices(x, self.x_proj_weight)
+        _, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = project_step_sizes(x, self.dt_projs_weight)
+        return delta, B.transpose(1, 2), C.transpose(1, 2)
 
 
 class GatedMultiHeadScan(nn.Module):

@@ -11,9 +11,18 @@ from torch import Tensor
 @register_notrace_function  # looks at the device
 def project_routes(x: Tensor, weight: Tensor) -> Tensor:
     """Each route's own linear map: (b, l, k, i) and (k, o, i) to (b, l, k, o)."""
+    if len(weight) == 1:
+        return F.linear(x, weight[0])
     if x.is_cuda:
         return F.linear(x.flatten(2), block_diagonal(weight)).unflatten(-1, (len(weight), -1))
     return torch.einsum("blki,koi->blko", x, weight)
+
+
+@register_notrace_function
+def project_slices(x: Tensor, weight: Tensor) -> Tensor:
+    """Linear maps of k routes, k / p to a slice: (b, l, p, d) and (k, o, d) to (b, l, k, o)."""
+    by_slice = weight.unflatten(0, (x.shape[2], -1)).flatten(1, 2)
+    return project_routes(x, by_slice).flatten(2).unflatten(-1, (len(weight), -1))
 
 
 @register_notrace_function

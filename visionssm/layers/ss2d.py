@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
@@ -16,7 +14,7 @@ from visionssm.scans import Scan, get_scan, scan_routes
 
 from .depthwise import DepthwiseConv2d
 from .precision import at_least_float32
-from .projections import project_step_sizes
+from .projections import project_slices, project_step_sizes
 from .scan_init import init_decay_rates_, init_step_sizes_
 from .sizes import check_state_size, step_size_rank
 from .typing import Layer
@@ -185,32 +183,19 @@ class SS2D(nn.Module):
         """Scan a map (b, h, w, d_inner) along every route; add the routes up at each token."""
         _, h, w, _ = x.shape
         routes = self.routes(h, w, x)
-        scan = partial(selective_scan, reduce="sum", complete=self.scan.permutes(routes, h * w))
         x = x.flatten(1, 2)
         delta, B, C = self.project(x)
         A, D, bias = self.recurrence()
-        slices = self.scan.num_slices
-        if slices == 1:
-            y = scan(x.unsqueeze(1), delta, A, B, C, D, bias, routes=routes)
-            return cast(Tensor, y).unflatten(1, (h, w))
-        u = x.unflatten(-1, (slices, -1)).transpose(1, 2)
-        per_slice = self.scan.num_routes // slices
-        outputs: list[Any] = []
-        for i in range(slices):  # a call for each, which reads its slice as a view
-            k = slice(i * per_slice, (i + 1) * per_slice)
-            of_slice = u[:, i : i + 1], delta[:, k], A[k], B[:, k], C[:, k], D[k], bias[k]
-            outputs.append(scan(*of_slice, routes=routes[k]))
-        return torch.cat(outputs, dim=-1).unflatten(1, (h, w))
+        u = x.unflatten(-1, (self.scan.num_slices, -1)).transpose(1, 2)
+        y = selective_scan(
+            u, delta, A, B, C, D, bias,
+            routes=routes, reduce="shared", complete=self.scan.permutes(routes, h * w),
+        )  # fmt: skip
+        return cast(Tensor, y).transpose(1, 2).flatten(2).unflatten(1, (h, w))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, l, d_inner) to delta (b, k, l, d), B and C (b, k, l, n), in token order."""
-        k, slices = self.scan.num_routes, self.scan.num_slices
-        if slices == 1:
-            x = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (k, -1))
-        else:
-            x = x.unflatten(-1, (slices, -1))
-            weight = self.x_proj_weight.unflatten(0, (slices, -1))
-            x = torch.einsum("blpd,pkcd->blpkc", x, weight).flatten(2, 3)
+        x = project_slices(x.unflatten(-1, (self.scan.num_slices, -1)), self.x_proj_weight)
         _, B, C = x.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = project_step_sizes(x, self.dt_projs_weight)
         return delta, B.transpose(1, 2), C.transpose(1, 2)

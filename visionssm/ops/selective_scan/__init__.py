@@ -45,7 +45,8 @@ def selective_scan(
     Letters: b batch, k routes, l tokens, d channels, n state size, s steps of a route.
 
     Args:
-        u: tokens (b, k, l, d), or (b, 1, l, d) when all routes read the same tokens. float32,
+        u: tokens (b, p, l, d), p dividing k: each is read by k / p consecutive routes. (b, k, l, d)
+            where every route has its own, (b, 1, l, d) where all read the same. float32,
             bfloat16 or float16 (float64 outside of Triton), any strides; u, delta, B and C may
             differ in dtype.
         delta: step sizes before bias and softplus (b, k, l, d), in token order.
@@ -67,8 +68,8 @@ def selective_scan(
         routes: row-major token index visited at each step, int32 or int64, (k, s) or, a set per
             image, (b, k, s). A route visits a token at most once. A step of -1 is padding: no input
             and no output, but time passes (delta = 0 before the bias). None visits 0..l-1.
-        reduce: "none" gives one output a route; "sum" adds the routes at each token. Triton adds
-            outputs that are rounded to u's dtype.
+        reduce: "none" gives one output a route; "shared" adds those that read the same tokens, and
+            "sum" all, at each token. Triton adds outputs that are rounded to u's dtype.
         complete: the caller's promise that routes are permutations: s = l, and no padding.
             Without it, rows that no step visits are filled with zeros at the cost of a write, and
             on CUDA indices are checked as they are read.
@@ -77,8 +78,9 @@ def selective_scan(
             elsewhere and for float64), or "triton", "numba", "torch", "reference" by name.
 
     Returns:
-        y (b, k, l, d), or (b, l, d) with ``reduce="sum"``, in u's dtype. With
-        ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n) float32.
+        y (b, k, l, d), with ``reduce="shared"`` (b, p, l, d), or with ``reduce="sum"`` (b, l, d),
+        in u's dtype. With ``return_last_state`` the tuple (y, last_state), last_state (b, k, d, n)
+        float32.
         State, decay and arithmetic are float32 whatever the input dtype; for the backward pass
         Triton keeps every 16th state, rounded to bfloat16 if u is and n is above 4, and, where they
         would take more than 32 bytes a channel, computes them again. Differentiable in every
@@ -106,8 +108,10 @@ def selective_scan(
             delta_softplus=delta_softplus, elapsed=elapsed, gaps=gaps, routes=routes, reduce=reduce,
         )  # fmt: skip
     else:
+        outputs = {"none": delta.shape[1], "shared": u.shape[1], "sum": 1}[reduce]
         y, last_state = selective_scan_op(
             u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-            delta_softplus, reduce == "sum", complete, implementation,
+            delta_softplus, outputs, complete, implementation,
         )  # fmt: skip
+        y = y.squeeze(1) if reduce == "sum" else y
     return (y, last_state) if return_last_state else y

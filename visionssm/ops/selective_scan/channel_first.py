@@ -61,7 +61,7 @@ def selective_scan_fn(
         split(u), split(delta), A.unflatten(0, (groups, -1)), token_major(B), token_major(C),
         None if D is None else D.unflatten(0, (groups, -1)),
         None if delta_bias is None else delta_bias.unflatten(0, (groups, -1)),
-        None, None, None, delta_softplus, False, True, "auto",
+        None, None, None, delta_softplus, groups, True, "auto",
     )  # fmt: skip
     out = y.transpose(2, 3).flatten(1, 2)
     if z is not None:

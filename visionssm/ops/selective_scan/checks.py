@@ -43,8 +43,8 @@ def check_selective_scan_args(
             f"A: expected (k, d, n) = ({k}, {d}, 1..{MAX_STATE_SIZE}), got {_shape(A)}"
         )
     n = A.shape[2]
-    if u.dim() != 4 or u.shape[1] not in (1, k) or (u.shape[0], *u.shape[2:]) != (b, l, d):
-        raise ValueError(f"u: expected ({b}, 1 or {k}, {l}, {d}), got {_shape(u)}")
+    if u.dim() != 4 or (u.shape[0], *u.shape[2:]) != (b, l, d) or k % (u.shape[1] or k + 1):
+        raise ValueError(f"u: expected ({b}, p, {l}, {d}), p dividing {k} routes, got {_shape(u)}")
     for name, tensor, shape in (
         ("B", B, (b, k, l, n)),
         ("C", C, (b, k, l, n)),
@@ -64,8 +64,8 @@ def check_selective_scan_args(
             raise ValueError(f"{name}: expected device {u.device} as u, got {tensor.device}")
     if gaps is not None:
         _check_gaps(gaps, elapsed, (b, k, l if routes is None else routes.shape[-1]), u.device)
-    if reduce not in ("none", "sum"):
-        raise ValueError(f"reduce: expected 'none' or 'sum', got {reduce!r}")
+    if reduce not in ("none", "shared", "sum"):
+        raise ValueError(f"reduce: expected 'none', 'shared' or 'sum', got {reduce!r}")
     if routes is not None:
         _check_routes(routes, b, k, l, u.device, complete)
 

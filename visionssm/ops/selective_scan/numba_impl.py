@@ -27,6 +27,8 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from torch import Tensor
 
+from .sharing import add_up_routes
+
 STEPS = 32  # between two states that are kept
 CHANNELS = 512  # of a task at most: long rows are quicker to read
 CHANNEL_MULTIPLE = 16  # of a block: whole vectors
@@ -162,8 +164,8 @@ def _forward(
         width = _unsigned(min(channels, d - block * channels))
         for j in range(group * k // groups, (group + 1) * k // groups):
             first_row = (i * k + j) * l
-            first_u_row = (i * u_routes + j % u_routes) * l
-            first_y_row = (i * y_routes + j % y_routes) * l
+            first_u_row = (i * u_routes + j * u_routes // k) * l
+            first_y_row = (i * y_routes + j * y_routes // k) * l
             h[:] = _ZERO
             for t in range(routes.shape[2]):
                 if states.size and t % STEPS == 0:
@@ -227,9 +229,9 @@ def _backward(
         width = _unsigned(min(channels, d - block * channels))
         for j in range(group * k // groups, (group + 1) * k // groups):
             first_row = (i * k + j) * l
-            first_u_row = (i * u_routes + j % u_routes) * l
-            first_gu_row = (i * gu_routes + j % gu_routes) * l
-            first_y_row = (i * y_routes + j % y_routes) * l
+            first_u_row = (i * u_routes + j * u_routes // k) * l
+            first_gu_row = (i * gu_routes + j * gu_routes // k) * l
+            first_y_row = (i * y_routes + j * y_routes // k) * l
             for m in range(n):
                 for c in range(width):
                     carry[m, c] = glast[i, j, start + c, m]
@@ -309,12 +311,12 @@ def num_parts(delta: Tensor) -> tuple[int, int]:
 
 def selective_scan_forward(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, save_states,
+    delta_softplus, outputs, complete, save_states,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the last state (b, k, d, n), and the kept states (empty unless asked for)."""
+    """y (b, outputs, 1, l, d), the last state (b, k, d, n), and the kept states, if any."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus)
-    y, last_state, states = call.forward(reduce_sum, save_states)
-    y = _sum_of(y, 1)[:, 0] if reduce_sum else y
+    y, last_state, states = call.forward(outputs, save_states)
+    y = add_up_routes(y, outputs).unsqueeze(2)
     return y.to(u.dtype), last_state, states if save_states else u.new_empty(0)
 
 
@@ -325,10 +327,10 @@ def selective_scan_backward(
     """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus)
     if not states.numel():
-        _, _, states = call.forward(reduce_sum=True, save_states=True)
+        _, _, states = call.forward(outputs=1, save_states=True)
     gu, gdelta, gA, gB, gC, gD, gbias, gelapsed = call.backward(grad_y, grad_last_state, states)
     return (
-        _sum_of(gu, u.shape[1]).to(u.dtype), gdelta.to(delta.dtype), gA, gB, gC,
+        add_up_routes(gu, u.shape[1]).to(u.dtype), gdelta.to(delta.dtype), gA, gB, gC,
         None if D is None else gD, None if delta_bias is None else gbias,
         None if elapsed is None else gelapsed.to(elapsed.dtype),
     )  # fmt: skip
@@ -377,21 +379,21 @@ class _Call:
     def new_zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
-    def forward(self, reduce_sum: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """y (b, groups or k, l, d), the last state, and the kept states, if any."""
+    def forward(self, outputs: int, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """y (b, outputs or k, l, d), the last state, and the kept states, if any."""
         b, k, l, d, n = self.b, self.k, self.l, self.d, self.n
-        y = self.new_zeros(b, self.groups if reduce_sum else k, l, d)
+        y = self.new_zeros(b, max(outputs, self.groups), l, d)
         last_state = y.new_empty(b, k, d, n)
         states = saved_states(y, b, k, self.length if save_states else 0, d, n)
         self.run(_forward, *self.inputs, _rows(y), last_state, states)
         return y, last_state, states
 
     def backward(self, grad_y, grad_last_state, states) -> tuple[Tensor, ...]:
-        """That of u (b, groups or k, l, d), those of others as `num_parts` says."""
+        """That of u (b, u_routes or k, l, d), those of others as `num_parts` says."""
         b, k, l, d, n = self.b, self.k, self.l, self.d, self.n
         if grad_last_state is None:
             grad_last_state = self.new_zeros(b, k, d, n)
-        gu = self.new_zeros(b, self.groups if self.u_routes == 1 else k, l, d)
+        gu = self.new_zeros(b, max(self.u_routes, self.groups), l, d)
         gdelta, gA = self.new_zeros(b, k, l, d), self.new_zeros(b, k, n, d)
         gB, gC = (self.new_zeros(-(-d // self.channels), b * k * l, n) for _ in range(2))
         gD, gbias = self.new_zeros(b, k, d), self.new_zeros(b, k, d)
@@ -425,11 +427,6 @@ class _Call:
         work()
         for other in others:
             other.result()
-
-
-def _sum_of(x: Tensor, routes: int) -> Tensor:
-    """x (b, groups, l, d) as it is if there are `routes` groups, else their sum (b, 1, l, d)."""
-    return x if x.shape[1] == routes else x.sum(1, keepdim=True)
 
 
 def _rows(x: Tensor) -> Tensor:

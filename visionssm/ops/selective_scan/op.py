@@ -3,8 +3,8 @@
 Registered as operators, the scan is one node to torch.compile, torch.export, autocast and the FLOP
 counter, whichever implementation runs it. What the compiler does well stays outside of the nodes:
 A comes with its channels innermost, (k, n, d), complete routes with their last step, and its gap,
-repeated until tiles are full; gradients of A, B, C, D and delta_bias go as parts (parts, ...), to
-be added up.
+repeated until tiles are full; y goes as parts (b, outputs, parts, l, d), gradients of A, B, C, D
+and delta_bias as parts (parts, ...), and that of u may go by route, all to be added up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..dispatch import compute_dtype, numba_works, resolve_implementation
 from ..registration import refuse_forward_mode, register_operators
+from .sharing import add_up_routes
 
 _lib = torch.library.Library("visionssm", "DEF")
 _INPUTS = (
@@ -25,7 +26,7 @@ _INPUTS = (
     "Tensor? elapsed, Tensor? gaps, Tensor? routes"
 )
 _lib.define(
-    f"selective_scan({_INPUTS}, bool delta_softplus, bool reduce_sum, bool complete, "
+    f"selective_scan({_INPUTS}, bool delta_softplus, int outputs, bool complete, "
     "bool save_states, str implementation) -> (Tensor, Tensor, Tensor)"
 )
 _lib.define(
@@ -52,17 +53,20 @@ def _module(implementation: str, u: Tensor) -> ModuleType:
 
 def selective_scan_op(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, implementation,
+    delta_softplus, outputs, complete, implementation,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Call the operator; arguments are checked already. Returns y and the last state."""
+    """Call the operator; arguments are checked already.
+
+    Returns:
+        y (b, outputs, l, d), each the sum of as many routes in turn, and the last state.
+    """
     refuse_forward_mode("selective_scan")
     gaps = None if gaps is None else gaps.to(compute_dtype(u))
     triton = resolve_implementation(implementation, u.device, u.dtype) == "triton"
     if triton:
         from . import triton_impl
 
-        # Here the compiler fuses what copies, fills up and adds up routes with its neighbours.
-        u = u.expand_as(delta)
+        # Here the compiler fuses what fills up tables with its neighbours.
         if complete and routes is not None:
             routes = triton_impl.whole_tiles(routes)
             gaps = None if gaps is None else triton_impl.whole_tiles(gaps)
@@ -72,22 +76,22 @@ def selective_scan_op(
         t is not None and t.requires_grad for t in differentiable
     )
     y, last_state, _ = torch.ops.visionssm.selective_scan(
-        *differentiable, gaps, routes, delta_softplus, reduce_sum and not triton, complete,
-        save_states, implementation,
+        *differentiable, gaps, routes, delta_softplus, outputs, complete, save_states,
+        implementation,
     )  # fmt: skip
-    if triton and reduce_sum:
-        with torch.autocast(u.device.type, enabled=False):  # else the sum would be float32
-            y = y.sum(1)
-    return y, last_state
+    if y.shape[2] == 1:
+        return y.squeeze(2), last_state
+    with torch.autocast(u.device.type, enabled=False):  # else the sum would be float32
+        return y.sum(2), last_state
 
 
 def _forward(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, save_states, implementation,
+    delta_softplus, outputs, complete, save_states, implementation,
 ):  # fmt: skip
     return _module(implementation, u).selective_scan_forward(
         u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-        delta_softplus, reduce_sum, complete, save_states,
+        delta_softplus, outputs, complete, save_states,
     )  # fmt: skip
 
 
@@ -104,13 +108,14 @@ def _backward(
 
 def _forward_fake(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, save_states, implementation,
+    delta_softplus, outputs, complete, save_states, implementation,
 ):  # fmt: skip
     b, k, l, d = delta.shape
-    y = u.new_empty((b, l, d) if reduce_sum else (b, k, l, d))
+    triton = _resolve(implementation, u) == "triton"
+    y = u.new_empty(b, outputs, k // outputs if triton else 1, l, d)
     n = A.shape[1]
     last_state = u.new_empty((b, k, d, n), dtype=compute_dtype(u))
-    if _resolve(implementation, u) == "triton":
+    if triton:
         last_state = last_state.mT.contiguous().mT  # the kernels keep channels innermost
     states = u.new_empty(0)
     if save_states:
@@ -129,8 +134,9 @@ def _backward_fake(
         return torch.empty_like(x, memory_format=torch.contiguous_format)
 
     module = _module(implementation, u)
-    gdelta = empty(delta)
+    gu, gdelta = empty(u), empty(delta)
     if _resolve(implementation, u) == "triton":
+        gu = u.new_empty(delta.shape)
         gdelta = module.empty_like_tokens(delta)
     by_channels, by_images = module.num_parts(delta)
     parts = [
@@ -141,24 +147,27 @@ def _backward_fake(
             strict=True,
         )
     ]
-    return empty(u), gdelta, *parts, empty(elapsed)
+    return gu, gdelta, *parts, empty(elapsed)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, delta_softplus, reduce_sum, complete, _, implementation = inputs
+    *tensors, delta_softplus, _, complete, _, implementation = inputs
     ctx.save_for_backward(*tensors, output[2])
-    ctx.flags = delta_softplus, reduce_sum, complete, implementation
+    ctx.flags = delta_softplus, complete, implementation
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx, grad_y, grad_last_state, _):
     *tensors, states = ctx.saved_tensors
     u, delta, elapsed = (tensors[i] for i in (0, 1, 7))
-    delta_softplus, reduce_sum, complete, implementation = ctx.flags
+    delta_softplus, complete, implementation = ctx.flags
     if grad_y is None:
-        grad_y = u.new_zeros(()).expand(delta.shape)
-    elif reduce_sum:  # every route receives the gradient of the sum
-        grad_y = grad_y.unsqueeze(1)
+        b, _, l, d = delta.shape
+        grad_y = u.new_zeros(()).expand(b, 1, l, d)
+    elif grad_y.shape[2] == 1 or grad_y.stride(2) == 0:  # that of a sum, the same for its routes
+        grad_y = grad_y[:, :, 0]
+    else:
+        grad_y = grad_y.flatten(1, 2)
     if grad_y.stride(1) == 0:  # the same one, which the compiler would repeat for a (b, k, l, d)
         grad_y = grad_y[:, :1]
     gu, gdelta, *parts, gelapsed = torch.ops.visionssm.selective_scan_backward(
@@ -166,6 +175,7 @@ def _autograd(ctx, grad_y, grad_last_state, _):
     )
     sums = (_add_up(grad, x) for grad, x in zip(parts, tensors[2:7], strict=True))
     gelapsed = None if elapsed is None else gelapsed
+    gu = add_up_routes(gu, u.shape[1]).to(u.dtype)
     return gu, gdelta, *sums, gelapsed, None, None, None, None, None, None, None
 
 
@@ -198,7 +208,7 @@ def _scan_flops(delta_shape, A_shape, D_shape, routes_shape, complete) -> int:
 
 @register_flop_formula(torch.ops.visionssm.selective_scan)
 def _forward_flops(
-    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, reduce_sum, complete,
+    u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, outputs, complete,
     *args, out_shape=None, **kwargs,
 ):  # fmt: skip
     return _scan_flops(delta, A, D, routes, complete)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sharing import add_up_routes, by_route
+
 
 def gather_steps(x: Tensor, routes: Tensor | None) -> Tensor:
     """Rows of `x` (b, k, l, c) in the order of `routes` (b|1, k, s); a step of -1 reads zeros."""
@@ -55,17 +57,17 @@ def selective_scan_reference(
     """Selective scan by a loop over steps; arguments as in `visionssm.ops.selective_scan`.
 
     Returns:
-        y, (b, k, l, d) or (b, l, d), in u's dtype; and the last state (b, k, d, n) in the compute
-        dtype.
+        y, (b, k, l, d), (b, p, l, d) or (b, l, d), in u's dtype; and the last state (b, k, d, n) in
+        the compute dtype.
     """
     b, k, l, d = delta.shape
-    out_dtype = u.dtype
+    out_dtype, slices = u.dtype, u.shape[1]
     dtype = torch.promote_types(torch.float32, u.dtype)
     u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
     if routes is not None and routes.dim() == 2:
         routes = routes[None]
 
-    u = gather_steps(u.expand(b, k, l, d), routes)
+    u = gather_steps(by_route(u, k), routes)
     delta, B, C = (gather_steps(t, routes) for t in (delta, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)[:, None]
@@ -91,4 +93,8 @@ def selective_scan_reference(
     if D is not None:
         y = y + D.to(dtype)[:, None] * u
     y = scatter_steps(y, routes, l)
-    return (y.sum(1) if reduce == "sum" else y).to(out_dtype), state
+    if reduce == "sum":
+        y = y.sum(1)
+    elif reduce == "shared":
+        y = add_up_routes(y, slices)
+    return y.to(out_dtype), state

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import compute_dtype
+from .sharing import add_up_routes, by_route
 
 BLOCK_ELEMENTS = 5 << 16  # state elements (b k s d n) of a block: 1.25 MiB in float32
 STEP_ELEMENTS = 1 << 16  # below this, a step costs its dispatch: run several chunks side by side
@@ -64,13 +65,13 @@ def num_parts(delta: Tensor) -> tuple[int, int]:
 
 def selective_scan_forward(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, save_states,
+    delta_softplus, outputs, complete, save_states,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y (b, k, l, d) or (b, l, d), the last state (b, k, d, n), and no saved states."""
+    """y (b, outputs, 1, l, d), the last state (b, k, d, n), and no saved states."""
     call = _Call(u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete)
     with torch.autocast(u.device.type, enabled=False):  # matrix products are the state's: float32
-        y, last_state = _forward(call, reduce_sum)
-    return y.to(u.dtype), last_state, u.new_empty(0)
+        y, last_state = _forward(call, outputs)
+    return y.unsqueeze(2).to(u.dtype), last_state, u.new_empty(0)
 
 
 def selective_scan_backward(
@@ -82,16 +83,17 @@ def selective_scan_backward(
     with torch.autocast(u.device.type, enabled=False):
         gu, gdelta, gA, gB, gC, gD, gbias, gelapsed = _backward(call, grad_y, grad_last_state)
     return (
-        gu.to(u.dtype), gdelta.to(delta.dtype), gA.mT.contiguous()[None], gB[None], gC[None],
+        add_up_routes(gu, u.shape[1]).to(u.dtype), gdelta.to(delta.dtype),
+        gA.mT.contiguous()[None], gB[None], gC[None],
         None if D is None else gD[None], None if delta_bias is None else gbias[None],
         None if elapsed is None else gelapsed.to(elapsed.dtype),
     )  # fmt: skip
 
 
-def _forward(call: _Call, reduce_sum: bool) -> tuple[Tensor, Tensor]:
-    """y and the last state, in the compute dtype."""
+def _forward(call: _Call, outputs: int) -> tuple[Tensor, Tensor]:
+    """y (b, outputs, l, d) and the last state, in the compute dtype."""
     d = call.A.shape[1]
-    y = call.new_tokens(1 if reduce_sum else call.k, d)
+    y = call.new_tokens(1 if outputs == 1 else call.k, d)
     last_state = call.new_state()
     for group in call.groups():
         rows, state = group.rows_of_steps("y", d), group.part(last_state)
@@ -106,14 +108,14 @@ def _forward(call: _Call, reduce_sum: bool) -> tuple[Tensor, Tensor]:
                 y_block *= group.D
             _add_contracted(y_block, h, steps.C)
         group.put(rows, y)
-    return y.squeeze(1) if reduce_sum else y, last_state
+    return add_up_routes(y, outputs), last_state
 
 
 def _backward(call: _Call, grad_y: Tensor, grad_last_state: Tensor | None) -> tuple[Tensor, ...]:
     """All gradients in the compute dtype, that of elapsed without channels if it is missing."""
     k, (d, n) = call.k, call.A.shape[1:]
     has_elapsed = call.elapsed is not None
-    grad_y = grad_y.to(call.dtype).contiguous()
+    grad_y = _of_one_or_all(grad_y.to(call.dtype), k).contiguous()
     gu = call.new_tokens(call.u.shape[1], d)
     gdelta, gB, gC = (call.new_tokens(k, width) for width in (d, n, n))
     gelapsed = call.new_tokens(k, d if has_elapsed else 0)
@@ -175,6 +177,11 @@ def _backward(call: _Call, grad_y: Tensor, grad_last_state: Tensor | None) -> tu
     return gu, gdelta, gA, gB, gC, gD, gbias, gelapsed
 
 
+def _of_one_or_all(x: Tensor, k: int) -> Tensor:
+    """Rows that all of k routes share, or none: a group may end between routes that share some."""
+    return x if x.shape[1] == 1 else by_route(x, k)
+
+
 def _block_elements(device: torch.device) -> int:
     return BLOCK_ELEMENTS if device.type == "cpu" else GPU_BLOCK_ELEMENTS
 
@@ -187,6 +194,7 @@ class _Call:
     ):
         self.b, self.k, self.l, _ = delta.shape
         self.dtype = compute_dtype(u)
+        u = _of_one_or_all(u, self.k)
         self.u, self.delta, self.B, self.C = (
             t.to(self.dtype).contiguous() for t in (u, delta, B, C)
         )

@@ -18,7 +18,7 @@ RUN_STEPS = 8  # of a run, two channels a lane: loads of 32 bits, and half as ma
 # Of its forward pass:
 NARROW_PROGRAMS_PER_SM = 6  # up to so many programs, runs of 16 steps of half as many channels
 WIDE_COLUMNS = 64  # of a tile of one run, two a thread, if they divide the width ...
-WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segments are as many
+WIDE_PROGRAMS_PER_SM = 20  # ... where there are more programs than run, or segments fill the device
 STATE_STEPS = 4  # of a tile of the forward pass with several states ...
 STATE_VALUES = 1024  # ... of so many channels that their states fit into the registers of a warp
 RESIDENT_PROGRAMS_PER_SM = 8  # that run at a time if a thread has all the registers it can
@@ -31,7 +31,8 @@ SLOTS = 16  # ... into as many as run on a multiprocessor at a time, or in two w
 WIDE_SLOTS = 12  # ... forward with wide tiles, or ...
 STATES_SLOTS = 24  # ... with several states, or ...
 BACKWARD_STATES_SLOTS = 8  # ... backward with several states ...
-MIN_SEGMENT = 128  # ... of no fewer steps than this
+MIN_SEGMENT = 128  # ... of no fewer steps than this,
+MIN_SPLIT = 640  # ... forward with one state of routes of no fewer: two passes cost more than they give
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 
@@ -97,15 +98,19 @@ def _columns(d: int) -> int:
     return min(COLUMNS, max(2, next_power_of_2(d))) if interpreting() else COLUMNS
 
 
-def _one_state_tile(routes: int, d: int, device: torch.device) -> Tile:
+def _one_state_tile(routes: int, d: int, length: int, device: torch.device) -> Tile:
     """Of the forward pass with one state, for so many routes of all images."""
     columns, multiprocessors = _columns(d), _multiprocessors(device)
     programs = routes * cdiv(d, columns)
-    split = _is_split(programs, device)
-    few = programs <= NARROW_PROGRAMS_PER_SM * multiprocessors and not split
+    if length >= MIN_SPLIT and _is_split(programs, device):
+        segments = routes * cdiv(d, WIDE_COLUMNS) * (length // MIN_SEGMENT)
+        many = segments >= WIDE_SLOTS * multiprocessors
+        few = not many
+    else:
+        few = programs <= NARROW_PROGRAMS_PER_SM * multiprocessors
+        many = programs > WIDE_PROGRAMS_PER_SM * multiprocessors
     if few and columns >= 2 * RUNS:
         return Tile(columns, RUNS, STEPS)
-    many = programs > WIDE_PROGRAMS_PER_SM * multiprocessors or split
     if many and d % WIDE_COLUMNS == 0:
         return Tile(WIDE_COLUMNS, 1, STEPS)
     return Tile(RUNS * columns, RUNS, RUN_STEPS)
@@ -113,9 +118,12 @@ def _one_state_tile(routes: int, d: int, device: torch.device) -> Tile:
 
 def selective_scan_forward(
     u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes,
-    delta_softplus, reduce_sum, complete, save_states,
+    delta_softplus, outputs, complete, save_states,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the last state (b, k, d, n), and the saved states (empty unless asked for)."""
+    """y (b, outputs, k / outputs, l, d), the last state (b, k, d, n), and the saved states, if any.
+
+    Routes are not added up: the compiler does it with what follows.
+    """
     call = _Call(
         u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete,
         save_states,
@@ -127,16 +135,14 @@ def selective_scan_forward(
         carry = call.segment_starts()
         call.run_forward(carry, y=y, states=states if states.numel() else None)
     last_state = carry[:, :, -1].contiguous().transpose(2, 3)
-    if reduce_sum:
-        y = y.sum(1) if k > 1 else y[:, 0]
-    return y, last_state, states
+    return y.unflatten(1, (outputs, -1)), last_state, states
 
 
 def selective_scan_backward(
     grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, states,
     delta_softplus, complete,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed); see `num_parts`."""
+    """Gradients of (u, delta, A, B, C, D, delta_bias, elapsed), of u by route; see `num_parts`."""
     call = _Call(
         u, delta, A, B, C, D, delta_bias, elapsed, gaps, routes, delta_softplus, complete,
         save_states=True,
@@ -183,18 +189,18 @@ class _Call:
         self.zero_rows = routes is not None and not complete
         n = self.sizes[4]
         columns = _columns(d)
-        if n == 1:
-            self.forward_tile = _one_state_tile(b * k, d, u.device)
-            self.backward_tile = Tile(RUNS * columns, RUNS, RUN_STEPS)
-        else:
-            self.backward_tile = self.forward_tile = Tile(columns, 1, STEPS)
         # Segments are whole tiles: forward with several states, whole runs only if any are saved.
-        steps = self.forward_tile.steps if n == 1 or save_states else STATE_STEPS
-        slots = SLOTS if self.forward_tile.run_steps == RUN_STEPS else WIDE_SLOTS
-        slots = slots if n == 1 else STATES_SLOTS
-        self.forward_segments = self._segments(self.forward_tile, steps, slots)
-        slots = SLOTS if n == 1 else BACKWARD_STATES_SLOTS
-        self.backward_segments = self._segments(self.backward_tile, STEPS, slots)
+        if n == 1:
+            tile = self.forward_tile = _one_state_tile(b * k, d, self.length, u.device)
+            self.backward_tile = Tile(RUNS * columns, RUNS, RUN_STEPS)
+            slots = SLOTS if tile.run_steps == RUN_STEPS else WIDE_SLOTS
+            self.forward_segments = self._segments(tile, tile.steps, slots, MIN_SPLIT)
+            self.backward_segments = self._segments(self.backward_tile, STEPS, SLOTS)
+        else:
+            tile = self.backward_tile = self.forward_tile = Tile(columns, 1, STEPS)
+            steps = STEPS if save_states else STATE_STEPS
+            self.forward_segments = self._segments(tile, steps, STATES_SLOTS)
+            self.backward_segments = self._segments(tile, STEPS, BACKWARD_STATES_SLOTS)
         self.flags = dict(
             N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
@@ -211,8 +217,8 @@ class _Call:
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
-    def _segments(self, tile: Tile, steps: int, slots: int) -> Segments:
-        return _split_length(self.length, steps, self.programs(tile), slots, self.u.device)
+    def _segments(self, tile: Tile, steps: int, slots: int, least: int = 0) -> Segments:
+        return _split_length(self.length, steps, self.programs(tile), slots, self.u.device, least)
 
     def programs(self, tile: Tile) -> int:
         """Of one segment."""
@@ -269,7 +275,7 @@ class _Call:
             _or(y, carry), carry, _or(states, carry), _or(sum_e, carry),
             *_token_strides(self.u), *_token_strides(self.delta), *self._elapsed_strides(),
             *_strides(self.B), *self._route_strides(),
-            k, l, d, self.length, segments.steps,
+            k, k // self.u.shape[1], l, d, self.length, segments.steps,
             HAS_CARRY=segments.number > 1 and not summary, STORE_Y=y is not None,
             STORE_STATES=states is not None, SUMMARY=summary,
             **launch, **self.row_flags(self.u, self.delta), **self.flags,
@@ -300,7 +306,6 @@ class _Call:
         elif first is not None:
             carry[:, :, 0] = first
 
-        shared_u = self.u.shape[1] != k
         gu = self.new_tokens(d, self.u.dtype)
         gelapsed = None
         if self.elapsed is not None:
@@ -317,8 +322,6 @@ class _Call:
         self._launch_backward(
             grad_y, states, carry, gu, gdelta, gA, gB, gC, gD, gbias, gelapsed, SUMMARY=False
         )
-        if shared_u:
-            gu = gu.sum(1, keepdim=True)
         gA, gD, gbias = (t.sum(2) if segments.number > 1 else t[:, :, 0] for t in (gA, gD, gbias))
         return (
             gu, gdelta, gA, gB, gC, None if self.D is None else gD,
@@ -341,7 +344,8 @@ class _Call:
             *_token_strides(grad_y), *_token_strides(self.u), *_token_strides(self.delta),
             *self._elapsed_strides(), *_strides(self.B), *self._route_strides(), b * k * l * n,
             gdelta.stride(0), gdelta.stride(1), gdelta.stride(2),
-            k, l, d, self.length, segments.steps, SUMMARY=SUMMARY,
+            k, k // self.u.shape[1], k // grad_y.shape[1], l, d, self.length, segments.steps,
+            SUMMARY=SUMMARY,
             **self.backward_launch(), **self.row_flags(self.u, self.delta, grad_y), **self.flags,
         )  # fmt: skip
 
@@ -384,11 +388,14 @@ def empty_like_tokens(x: Tensor) -> Tensor:
 
 
 def _split_length(
-    length: int, multiple: int, programs: int, slots: int, device: torch.device
+    length: int, multiple: int, programs: int, slots: int, device: torch.device, least: int = 0
 ) -> Segments:
-    """Segments of multiples of steps that fill the device once; one where so many programs do."""
+    """Segments of multiples of steps that fill the device once; one where so many programs do.
+
+    Routes of fewer than `least` steps are not split.
+    """
     steps = max(1, length)
-    if _is_split(programs, device):
+    if length >= least and _is_split(programs, device):
         number = max(1, slots * _multiprocessors(device) // max(1, programs))
         steps = max(MIN_SEGMENT, cdiv(length, number))
     steps = cdiv(steps, multiple) * multiple

@@ -140,7 +140,7 @@ def _sum_steps(T: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
     return lane // (L // W) * T + half, lane % (L // W) >= L // W // 2
 
 
-@triton.jit(do_not_specialize=UNSPECIALIZED + ["stride_gB"])
+@triton.jit(do_not_specialize=UNSPECIALIZED + ["share_y", "stride_gB"])
 def backward_kernel(
     p_gy, p_u, p_delta, p_A, p_B, p_C, p_D, p_bias, p_elapsed, p_gaps, p_routes, p_states, p_carry,
     p_gu, p_gdelta, p_gA, p_gB, p_gC, p_gD, p_gbias, p_gelapsed, p_sum_e2,
@@ -148,7 +148,7 @@ def backward_kernel(
     stride_db, stride_dk, stride_dl, stride_eb, stride_ek, stride_el,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb, stride_rk,
     stride_gB, stride_gdb, stride_gdk, stride_gdl,
-    k, l, d, length, segment,
+    k, share_u, share_y, l, d, length, segment,
     N: tl.constexpr, T: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -159,12 +159,14 @@ def backward_kernel(
 
     T steps a tile, or with one state W runs of T; the state before each tile has been saved. With
     EARLY, for which a call has no elapsed times, a tile's rows are loaded one tile ahead. With
-    SUMMARY only r and the sum of elapsed times are computed, for the carry across segments.
+    SUMMARY only r and the sum of elapsed times are computed, for the carry across segments. share_u
+    and share_y: routes that read the same tokens, or the same gradient of y.
     """
     num_d = tl.cdiv(d, BD // W)
     i_d = tl.program_id(0) % num_d
-    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
-    i_b, i_k = i_bk // k, i_bk % k
+    i_bk = tl.program_id(0) // num_d
+    i_u, i_y = (i_bk % k // share_u).to(tl.int64), (i_bk % k // share_y).to(tl.int64)
+    i_b, i_k, i_bk = (i_bk // k).to(tl.int64), (i_bk % k).to(tl.int64), i_bk.to(tl.int64)
     i_seg, num_seg = tl.program_id(1), tl.cdiv(length, segment)
     if SUMMARY:
         i_seg += 1  # before the first one is nothing that would need its
@@ -174,8 +176,8 @@ def backward_kernel(
     if DENSE:
         stride_ul, stride_dl, stride_el, stride_gl = d, d, d, d
 
-    p_gy += i_b * stride_gb + i_k * stride_gk
-    p_u += i_b * stride_ub + i_k * stride_uk
+    p_gy += i_b * stride_gb + i_y * stride_gk
+    p_u += i_b * stride_ub + i_u * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek

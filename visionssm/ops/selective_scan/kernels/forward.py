@@ -80,7 +80,7 @@ def forward_kernel(
     p_sum_e2, stride_ub, stride_uk, stride_ul, stride_db, stride_dk, stride_dl,
     stride_eb, stride_ek, stride_el,
     stride_Bb, stride_Bk, stride_Bl, stride_Bn, stride_rb, stride_rk,
-    k, l, d, length, segment,
+    k, share_u, l, d, length, segment,
     N: tl.constexpr, NP: tl.constexpr, T: tl.constexpr, TS: tl.constexpr, BD: tl.constexpr,
     HAS_ROUTES: tl.constexpr, COMPLETE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ELAPSED: tl.constexpr, HAS_GAPS: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -91,18 +91,20 @@ def forward_kernel(
     """Scan one segment from the state in p_carry, or zero, leaving the segment's last state there.
 
     T steps a tile, or W runs of T; states are saved every TS steps. NP: the power of two from N on.
+    share_u: routes that read the same tokens.
     """
     num_d = tl.cdiv(d, BD // W)
     i_d = tl.program_id(0) % num_d
-    i_bk = (tl.program_id(0) // num_d).to(tl.int64)
-    i_b, i_k = i_bk // k, i_bk % k
+    i_bk = tl.program_id(0) // num_d
+    i_u = (i_bk % k // share_u).to(tl.int64)
+    i_b, i_k, i_bk = (i_bk // k).to(tl.int64), (i_bk % k).to(tl.int64), i_bk.to(tl.int64)
     i_seg, num_seg = tl.program_id(1), tl.cdiv(length, segment)
     begin = tl.multiple_of(i_seg * segment, W * T)
     end = tl.minimum(begin + segment, length)
     if DENSE:  # rows of the inputs are adjacent, as y's: one offset serves all
         stride_ul, stride_dl, stride_el = d, d, d
 
-    p_u += i_b * stride_ub + i_k * stride_uk
+    p_u += i_b * stride_ub + i_u * stride_uk
     p_delta += i_b * stride_db + i_k * stride_dk
     if HAS_ELAPSED:
         p_elapsed += i_b * stride_eb + i_k * stride_ek

@@ -8,7 +8,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Neither alignment nor masks depend on these: stages of a model share kernels.
-UNSPECIALIZED = ["k", "l", "stride_Bb", "stride_Bk", "stride_Bl"]
+UNSPECIALIZED = ["k", "share_u", "l", "stride_Bb", "stride_Bk", "stride_Bl"]
 
 
 @triton.jit
