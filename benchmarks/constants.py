@@ -83,6 +83,7 @@ ATTEMPTS = (
         {"SLOTS": 24, "WIDE_SLOTS": 18, "STATES_SLOTS": 36, "BACKWARD_STATES_SLOTS": 12},
     ),
     Attempt("segments from 64 steps on", {"MIN_SEGMENT": 64}),
+    Attempt("segments from 128 steps on", {"MIN_STATES_SEGMENT": 128}),
     Attempt("segments up to 12 programs a multiprocessor", {"PROGRAMS_PER_SM": 12}),
     Attempt("no states saved for the backward pass", {"MAX_SAVED_STATE_BYTES": 0}, one=False),
     Attempt(

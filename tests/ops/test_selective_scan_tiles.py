@@ -115,7 +115,7 @@ def test_tile_of_one_state_by_number_of_programs_and_length(monkeypatch):
         (16, 96, 36864, usual),
         (4, 96, 16384, narrow),  # but not into enough segments
         (8, 384, 1024, narrow),
-        (16, 768, 576, narrow),  # it is too short
+        (16, 768, 576, narrow),
     ):
         assert triton_impl._one_state_tile(routes, d, length, cuda) == tile
 
@@ -126,7 +126,7 @@ def test_rows_are_loaded_early_unless_fewer_registers_save_a_wave(monkeypatch):
     for programs, limited in ((768, False), (1536, True), (1920, False), (3072, False)):
         assert triton_impl._is_one_limited_wave(programs, cuda) == limited
     for length, programs in ((16384, 192), (4096, 384), (36864, 48)):  # of detection, at 768
-        segments = triton_impl._split_length(length, 16, programs, triton_impl.SLOTS, cuda)
+        segments = triton_impl._split_length(length, 16, programs, triton_impl.SLOTS, 128, cuda)
         assert not triton_impl._is_one_limited_wave(programs * segments.number, cuda)
 
 
@@ -134,10 +134,33 @@ def test_segments_are_whole_tiles_that_run_at_a_time(monkeypatch):
     monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
     cuda = torch.device("cuda")
     split = triton_impl._split_length
-    assert split(6085, 16, 96, 12, cuda) == (16, 384)  # 1536 of 1584
-    assert split(6085, 16, 96, 8, cuda) == (11, 560)  # 1056 of 1056
-    assert split(6085, 32, 528, 12, cuda) == (1, 6112)
-    assert split(200, 16, 1, 12, cuda) == (2, 128)
-    assert split(200, 16, 1, 12, cuda, 640) == (1, 208)
-    assert split(0, 16, 1, 12, cuda) == (1, 128)
-    assert split(0, 32, 528, 12, cuda) == (1, 32)
+    assert split(6085, 16, 96, 12, 128, cuda) == (16, 384)  # 1536 of 1584
+    assert split(6085, 16, 96, 8, 128, cuda) == (11, 560)  # 1056 of 1056
+    assert split(6085, 32, 528, 12, 128, cuda) == (1, 6112)
+    assert split(200, 16, 1, 12, 128, cuda) == (2, 128)
+    assert split(200, 16, 1, 12, 64, cuda) == (4, 64)
+    assert split(0, 16, 1, 12, 128, cuda) == (1, 128)
+    assert split(0, 32, 528, 12, 128, cuda) == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("b", "k", "l", "d", "n", "forward", "backward"),
+    [
+        (1, 4, 196, 384, 1, 1, 1),  # too short to be split
+        (1, 4, 784, 192, 1, 7, 7),
+        (64, 4, 3136, 96, 1, 1, 1),
+        (1, 2, 197, 384, 16, 4, 4),  # few programs: short segments
+        (8, 1, 6085, 384, 16, 32, 11),  # two waves of them forward
+        (1, 1, 16384, 384, 16, 128, 86),
+    ],
+)
+def test_numbers_of_segments(monkeypatch, b, k, l, d, n, forward, backward):
+    monkeypatch.setattr(triton_impl, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(triton_impl, "interpreting", lambda: False)
+    monkeypatch.setattr(triton_impl, "check_device", lambda name, x: None)
+    monkeypatch.setattr(triton_impl, "_is_split", lambda programs, device: programs < 4 * 132)
+    x, A = torch.empty(1, 1, l, d).expand(b, k, l, d), torch.empty(k, n, d)
+    B = torch.empty(1, 1, l, n).expand(b, k, l, n)
+    call = triton_impl._Call(x, x, A, B, B, None, None, None, None, None, True, True, True)
+    assert call.forward_segments.number == forward
+    assert call.backward_segments.number == backward

@@ -28,11 +28,12 @@ EXACT_STATE_SIZE = 4  # above it, states that are kept are rounded to bfloat16 i
 MAX_SAVED_STATE_BYTES = 32  # of a channel; above it, memory is dearer than a second pass
 PROGRAMS_PER_SM = 4  # with fewer programs than this the length is split ...
 SLOTS = 16  # ... into as many as run on a multiprocessor at a time, or in two waves, or ...
-WIDE_SLOTS = 12  # ... forward with wide tiles, or ...
+WIDE_SLOTS = 12  # ... forward with wide tiles or short segments, or ...
 STATES_SLOTS = 24  # ... with several states, or ...
 BACKWARD_STATES_SLOTS = 8  # ... backward with several states ...
-MIN_SEGMENT = 128  # ... of no fewer steps than this,
-MIN_SPLIT = 640  # ... forward with one state of routes of no fewer: two passes cost more than they give
+MIN_SEGMENT = 128  # ... of no fewer steps than this, or ...
+MIN_STATES_SEGMENT = 64  # ... with several states, if all run at a time
+MIN_SPLIT = 256  # steps of a route of one state that is split: for fewer, two passes cost more
 MAX_INT32_OFFSET = 2**31 - 1  # elements a token index may step over before it needs 64 bits
 
 
@@ -194,13 +195,17 @@ class _Call:
             tile = self.forward_tile = _one_state_tile(b * k, d, self.length, u.device)
             self.backward_tile = Tile(RUNS * columns, RUNS, RUN_STEPS)
             slots = SLOTS if tile.run_steps == RUN_STEPS else WIDE_SLOTS
-            self.forward_segments = self._segments(tile, tile.steps, slots, MIN_SPLIT)
-            self.backward_segments = self._segments(self.backward_tile, STEPS, SLOTS)
+            self.forward_segments = self._segments(tile, tile.steps, slots, MIN_SEGMENT)
+            self.backward_segments = self._segments(self.backward_tile, STEPS, SLOTS, MIN_SEGMENT)
         else:
             tile = self.backward_tile = self.forward_tile = Tile(columns, 1, STEPS)
             steps = STEPS if save_states else STATE_STEPS
-            self.forward_segments = self._segments(tile, steps, STATES_SLOTS)
-            self.backward_segments = self._segments(tile, STEPS, BACKWARD_STATES_SLOTS)
+            one_wave = self._segments(tile, steps, WIDE_SLOTS, MIN_STATES_SEGMENT)
+            two_waves = self._segments(tile, steps, STATES_SLOTS, MIN_SEGMENT)
+            self.forward_segments = max(one_wave, two_waves)
+            self.backward_segments = self._segments(
+                tile, STEPS, BACKWARD_STATES_SLOTS, MIN_STATES_SEGMENT
+            )
         self.flags = dict(
             N=n,
             HAS_ROUTES=routes is not None, COMPLETE=complete, HAS_D=D is not None,
@@ -217,8 +222,11 @@ class _Call:
         widest = max(*strides, self.B.stride(2), d)
         return {"DENSE": all(s == d for s in strides), "WIDE": l * widest > MAX_INT32_OFFSET}
 
-    def _segments(self, tile: Tile, steps: int, slots: int, least: int = 0) -> Segments:
-        return _split_length(self.length, steps, self.programs(tile), slots, self.u.device, least)
+    def _segments(self, tile: Tile, steps: int, slots: int, min_segment: int) -> Segments:
+        programs = self.programs(tile)
+        if self.sizes[4] == 1 and self.length < MIN_SPLIT:
+            min_segment = MIN_SPLIT
+        return _split_length(self.length, steps, programs, slots, min_segment, self.u.device)
 
     def programs(self, tile: Tile) -> int:
         """Of one segment."""
@@ -388,16 +396,13 @@ def empty_like_tokens(x: Tensor) -> Tensor:
 
 
 def _split_length(
-    length: int, multiple: int, programs: int, slots: int, device: torch.device, least: int = 0
+    length: int, multiple: int, programs: int, slots: int, min_segment: int, device: torch.device
 ) -> Segments:
-    """Segments of multiples of steps that fill the device once; one where so many programs do.
-
-    Routes of fewer than `least` steps are not split.
-    """
+    """Segments of multiples of steps that fill the device once; one where so many programs do."""
     steps = max(1, length)
-    if length >= least and _is_split(programs, device):
+    if _is_split(programs, device):
         number = max(1, slots * _multiprocessors(device) // max(1, programs))
-        steps = max(MIN_SEGMENT, cdiv(length, number))
+        steps = max(min_segment, cdiv(length, number))
     steps = cdiv(steps, multiple) * multiple
     return Segments(max(1, cdiv(length, steps)), steps)
 
