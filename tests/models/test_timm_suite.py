@@ -1,11 +1,11 @@
 """What timm's own test suite asks of a model (huggingface/pytorch-image-models,
 tests/test_models.py), asked of every registered model of ours.
 
-The smallest RUN_EACH models of each family run, up to MAX_RUN parameters, on images as small as
-their stride allows, and the smallest of each family is traced. Larger ones are wider or deeper
-forms of those; their shapes, names and interfaces are checked on the meta device. Models for images
-of one size are built for those; models of token sequences, and those that classify from hidden
-states, have maps as intermediates alone.
+The smallest model of each kind, which is a family's models of the same layers and strides, runs on
+images as small as its stride allows; others of the kind are wider or deeper. What a model's own
+entry says is checked of every one, on the meta device, and what traces models sees a small one of
+each family. Models for images of one size are built for those; models of token sequences, and those
+that classify from hidden states, have maps as intermediates alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import nn
 
 import visionssm
 
-MAX_RUN = 35e6
-RUN_EACH = 3
+from .small import SMALL
+
 SIZE = 64
 NAMES = visionssm.list_models()
 
@@ -63,18 +63,21 @@ def has_hidden_states(name: str) -> bool:
     return not isinstance(timm.get_pretrained_cfg(name).classifier, str)
 
 
-FAMILIES: dict[str, list[str]] = {}  # smallest model first
-for _name in sorted(NAMES, key=num_params):
-    FAMILIES.setdefault(timm.model_entrypoint(_name).__module__, []).append(_name)
-RUNNABLE = sorted(
-    name for family in FAMILIES.values() for name in family[:RUN_EACH] if num_params(name) < MAX_RUN
-)
-SMALLEST = min(NAMES, key=num_params)
+def family(name: str) -> str:
+    return timm.model_entrypoint(name).__module__
+
+
+def kind(name: str) -> tuple:
+    model = described(name)
+    strides = tuple(info["reduction"] for info in model.feature_info)
+    return family(name), strides, frozenset(type(m) for m in model.modules())
+
+
+SIZES = sorted(NAMES, key=num_params)
+KINDS = sorted({kind(name): name for name in reversed(SIZES)}.values())  # the smallest of each
 every_name = pytest.mark.parametrize("name", NAMES)
-every_runnable = pytest.mark.parametrize("name", RUNNABLE)
-one_of_each_family = pytest.mark.parametrize(
-    "name", [family[0] for _, family in sorted(FAMILIES.items())]
-)
+every_kind = pytest.mark.parametrize("name", KINDS)
+small_one_of_each_family = pytest.mark.parametrize("name", SMALL)
 
 
 def images(
@@ -115,6 +118,11 @@ def side(model: nn.Module, reduction: int) -> int:
     return SIZE // reduction
 
 
+def test_every_family_has_a_small_model():
+    assert sorted(map(family, SMALL)) == sorted(set(map(family, NAMES)))
+    assert len(KINDS) > len(SMALL)
+
+
 def test_every_model_is_listed():
     assert NAMES == sorted(NAMES)
     assert "vmamba_pico" in NAMES
@@ -122,7 +130,7 @@ def test_every_model_is_listed():
     assert "resnet50" not in NAMES
 
 
-@every_runnable
+@every_kind
 def test_forward_is_the_same_with_gradient_checkpointing(name):
     model = build(name).eval()
     x = images()
@@ -133,13 +141,7 @@ def test_forward_is_the_same_with_gradient_checkpointing(name):
     torch.testing.assert_close(model(x), out, rtol=1e-4, atol=1e-5)
 
 
-@every_name
-def test_forward_on_the_meta_device(name):
-    model = build(name, "meta")
-    assert model(images(2, device="meta")).shape == (2, model.num_classes)
-
-
-@every_runnable
+@every_kind
 def test_backward_gives_every_parameter_a_gradient(name):
     model = build(name, num_classes=42, drop_path_rate=0.1).train()
     out = model(images(2))
@@ -152,7 +154,7 @@ def test_backward_gives_every_parameter_a_gradient(name):
 def test_gradients_are_the_same_with_checkpointing():
     gradients = []
     for checkpointing in (False, True):
-        model = build(SMALLEST).train()
+        model = build(SIZES[0]).train()
         model.set_grad_checkpointing(checkpointing)
         torch.manual_seed(1)
         model(images(2)).square().mean().backward()
@@ -174,6 +176,7 @@ def test_default_cfg_describes_the_model(name):
     x = torch.randn(1, *cfg["input_size"], device="meta")
     features = model.forward_features(x)
     assert spatial(model, features) == cfg["pool_size"]
+    assert model.forward_head(features).shape == (1, cfg["num_classes"])
     assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
     model.reset_classifier(0)
     assert model(x).shape == (1, model.num_features)
@@ -184,7 +187,7 @@ def test_default_cfg_describes_the_model(name):
     assert model.num_classes == 7
 
 
-@every_name
+@every_kind
 def test_any_image_size_and_channel_count(name):
     model = build(name, "meta", in_chans=1, num_classes=5)
     for size in [(33, 70), (64, 224)]:
@@ -196,8 +199,8 @@ def test_any_image_size_and_channel_count(name):
 
 @pytest.mark.parametrize(
     ("name", "feature_cls"),
-    [(name, None) for name in NAMES]
-    + [(name, cls) for name in NAMES if maps_only(name) for cls in ("list", "dict", "hook")],
+    [(name, None) for name in KINDS]
+    + [(name, cls) for name in KINDS if maps_only(name) for cls in ("list", "dict", "hook")],
 )
 def test_features_only(name, feature_cls):
     options = {} if feature_cls is None else {"feature_cls": feature_cls}
@@ -213,16 +216,17 @@ def test_features_only(name, feature_cls):
         assert x.shape == ((1, s, s, c) if nhwc else (1, c, s, s))
 
 
-@one_of_each_family
+@small_one_of_each_family
 def test_feature_extractors_return_the_intermediates(name):
-    model = build(name).eval()
+    model = build(name, **SMALL[name]).eval()
     x = images()
     with torch.no_grad():
         features, maps = model.forward_intermediates(x)
         torch.testing.assert_close(features, model.forward_features(x))
         state = model.state_dict()
         for options in ({}, {"feature_cls": "fx"}) if maps_only(name) else ({},):
-            extractor = build(name, features_only=True, **options).eval()
+            options |= {"features_only": True, "out_indices": tuple(range(len(maps)))}
+            extractor = build(name, **SMALL[name], **options).eval()
             inner = extractor.model if hasattr(extractor, "model") else extractor.graph_module
             inner.load_state_dict({k: v for k, v in state.items() if k in inner.state_dict()})
             nhwc = extractor.output_fmt == "NHWC"
@@ -231,7 +235,7 @@ def test_feature_extractors_return_the_intermediates(name):
                 torch.testing.assert_close(got.permute(0, 3, 1, 2) if nhwc else got, expected)
 
 
-@every_name
+@every_kind
 def test_intermediates_by_index_format_and_norm(name):
     model = build(name, "meta").eval()
     x, last = images(device="meta"), len(model.feature_info) - 1
@@ -255,7 +259,7 @@ def test_intermediates_by_index_format_and_norm(name):
 
 
 def test_stopping_early_gives_the_same_maps():
-    model = build(SMALLEST).eval()
+    model = build(SIZES[0]).eval()
     x = images()
     early = model.forward_intermediates(x, [1], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early, model.forward_intermediates(x, [1], intermediates_only=True))
@@ -263,7 +267,7 @@ def test_stopping_early_gives_the_same_maps():
     torch.testing.assert_close(normed.permute(0, 2, 3, 1), model.forward_features(x))
 
 
-@every_name
+@every_kind
 def test_pruned_models_keep_what_the_intermediates_need(name):
     model = build(name, "meta").eval()
     full = num_params(name)
@@ -276,9 +280,9 @@ def test_pruned_models_keep_what_the_intermediates_need(name):
     assert not classifier_layers(model)
 
 
-@one_of_each_family
+@small_one_of_each_family
 def test_symbolic_trace_computes_the_same(name):
-    model = build(name, num_classes=42).train()
+    model = build(name, num_classes=42, **SMALL[name]).train()
     x = images(2)
     last = get_graph_node_names(model)[0][-1]
     traced = create_feature_extractor(model, [last])
@@ -288,12 +292,12 @@ def test_symbolic_trace_computes_the_same(name):
     assert all(p.grad is not None for p in traced.parameters())
 
 
-@one_of_each_family
+@small_one_of_each_family
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_torchscript_by_tracing(name):
     """TorchScript cannot compile the scan from source: its argument checks, keyword-only arguments
     and dispatch are Python. A trace records the operator that they end in."""
-    model = build(name).eval()
+    model = build(name, **SMALL[name]).eval()
     x = images()
     with torch.no_grad():
         traced = torch.jit.trace(model, x, check_trace=False)
@@ -314,7 +318,7 @@ def test_parameter_groups_cover_every_parameter_once(name):
     assert min(group["lr_scale"] for group in scaled) < 1
 
 
-@every_name
+@every_kind
 def test_device_and_dtype_reach_the_parameters(name):
     model = build(name, device="meta", dtype=torch.bfloat16)
     assert all(p.device.type == "meta" for p in model.parameters())

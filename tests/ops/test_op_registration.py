@@ -14,6 +14,13 @@ from visionssm.ops.dispatch import resolve_implementation
 from visionssm.ops.selective_scan import op, triton_impl
 from visionssm.scans import scan_routes
 
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
 
 def _op_args(implementation, save_states=True, time="step sizes"):
     inputs = make_inputs(2, 2, 18, 3, 2, elapsed=time == "elapsed")
@@ -29,7 +36,10 @@ def _op_args(implementation, save_states=True, time="step sizes"):
 @pytest.mark.parametrize("time", ["step sizes", "elapsed", "gaps"])
 def test_opcheck(implementation, time, monkeypatch):
     scan = torch.ops.visionssm.selective_scan.default
-    torch.library.opcheck(scan, _op_args(implementation, time=time))
+    # The last check runs interpreted kernels often; of other clocks it would see the same formula.
+    few = implementation == "triton" and time != "step sizes"
+    checks = {"test_utils": CHECKS[:-1] if few else CHECKS}
+    torch.library.opcheck(scan, _op_args(implementation, time=time), **checks)
     if time == "step sizes":  # with states that are not kept too
         with monkeypatch.context() as patch:
             patch.setattr(triton_impl, "MAX_SAVED_STATE_BYTES", 0)
@@ -42,6 +52,7 @@ def test_opcheck(implementation, time, monkeypatch):
     torch.library.opcheck(
         torch.ops.visionssm.selective_scan_backward.default,
         (grad_y, None, *tensors, states, True, True, implementation),
+        **checks,
     )
 
 

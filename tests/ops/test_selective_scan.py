@@ -89,7 +89,7 @@ def test_elapsed_time_may_be_a_strided_view_of_another_dtype(implementation):
 
 
 @every_implementation_and_the_reference
-@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("routing", ["identity", "permutation", "partial", "per_image"])
 def test_gaps_are_elapsed_times_in_step_sizes(implementation, n, routing):
     b, k, l, d = 2, 2, 37, 5
@@ -111,7 +111,7 @@ def test_gaps_are_elapsed_times_in_step_sizes(implementation, n, routing):
 
 
 @every_implementation
-@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("batch", [None, 2])
 def test_padding_steps_have_gaps(implementation, n, batch):
     inputs, gaps = make_inputs(2, 2, 37, 5, n), random_gaps(2, 2, 30)
@@ -174,10 +174,10 @@ def test_elapsed_step_sizes_are_the_default(implementation):
 
 @every_implementation_and_the_reference
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("reduce", ["none", "sum"])
-def test_half_precision_rounds_results_alone(implementation, dtype, reduce):
+@pytest.mark.parametrize(("slices", "reduce"), [(1, "none"), (1, "sum"), (2, "shared")])
+def test_half_precision_rounds_results_alone(implementation, dtype, slices, reduce):
     """And, where routes are added up, what is added: state and arithmetic are float32."""
-    inputs = make_inputs(2, 2, 37, 6, 2, dtype=dtype)
+    inputs = make_inputs(1, 4, 37, 6, 2, dtype=dtype, slices=slices)
     doubles = to_double(inputs)
     exact = outputs_and_gradients(doubles, reduce=reduce, implementation="reference")
     addends = added_up(doubles, reduce=reduce, implementation="reference")
@@ -203,7 +203,7 @@ def test_sum_is_the_sum_of_the_routes(implementation):
 @pytest.mark.parametrize("reduce", ["none", "shared", "sum"])
 def test_routes_share_slices_of_the_tokens(implementation, reduce):
     """As if the tokens were repeated for the two routes that read them, and y added up by hand."""
-    inputs, routes = make_inputs(2, 6, 37, 5, 2, slices=3), random_routes(6, 37)
+    inputs, routes = make_inputs(1, 4, 19, 5, 1, slices=2), random_routes(4, 19)
     doubles = to_double(inputs)
     each, last_state = selective_scan(
         **doubles | {"u": doubles["u"].repeat_interleave(2, dim=1)},
@@ -212,13 +212,7 @@ def test_routes_share_slices_of_the_tokens(implementation, reduce):
     y = {"none": each, "shared": each[:, ::2] + each[:, 1::2], "sum": each.sum(1)}[reduce]
     exact = with_gradients(y, last_state, doubles)
     how = {"routes": routes, "reduce": reduce, "implementation": implementation}
-    assert_results_close(outputs_and_gradients(inputs, **how), exact, 37)
-    if implementation != "reference":  # whose gradients are rounded where casts are
-        low = make_inputs(2, 6, 37, 5, 2, slices=3, dtype=torch.bfloat16)
-        doubles = to_double(low)
-        exact = outputs_and_gradients(doubles, **how | {"implementation": "reference"})
-        addends = added_up(doubles, **how | {"implementation": "reference"})
-        assert_results_close(outputs_and_gradients(low, **how), exact, 37, addends)
+    assert_results_close(outputs_and_gradients(inputs, **how), exact, 19)
 
 
 @every_implementation
@@ -264,7 +258,7 @@ def test_strided_views_need_no_copy_by_the_caller(implementation):
 
 
 @every_implementation
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(l=st.integers(1, 40), n=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_route_equals_permuting_the_input(implementation, l, n, seed):
     inputs = {name: t.detach() for name, t in make_inputs(1, 1, l, 4, n, seed=seed).items()}
@@ -298,7 +292,7 @@ def test_chunking_changes_nothing_in_torch(l, step, block, time):
         torch.testing.assert_close(actual[name], expected, rtol=1e-10, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize(
     ("segment", "time", "complete"),
     [
@@ -337,7 +331,8 @@ def test_segments_of_whole_tiles_where_no_states_are_saved(monkeypatch, complete
     how = {"routes": random_routes(2, 70), "complete": complete, "return_last_state": True}
     exact = selective_scan(**to_double(inputs), **how, implementation="reference")
     actual = selective_scan(**inputs, **how, implementation="triton")
-    assert steps == [triton_impl.STATE_STEPS, triton_impl.STEPS]
+    assert set(steps[:-1]) == {triton_impl.STATE_STEPS}
+    assert steps[-1] == triton_impl.STEPS
     for x, expected in zip(actual, exact, strict=True):
         torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -406,7 +401,7 @@ def test_padding_steps_let_time_pass(implementation):
 
 @every_implementation
 def test_same_bits_every_run(implementation):
-    inputs = make_inputs(2, 2, 33, 6, 2)
+    inputs = make_inputs(2, 2, 17, 6, 2)
     runs = [outputs_and_gradients(inputs, implementation=implementation) for _ in range(2)]
     for name in runs[0]:
         assert torch.equal(runs[0][name], runs[1][name]), name
@@ -441,8 +436,8 @@ def test_saved_states_are_optional(n, dtype):
 def test_many_saved_states_are_rounded(time):
     """Above EXACT_STATE_SIZE, for bfloat16 tokens; without the wider bound grad_A would be off."""
     n = triton_impl.EXACT_STATE_SIZE + 1
-    inputs = make_inputs(2, 2, 50, 6, n, dtype=torch.bfloat16, elapsed=time == "elapsed")
-    how = {"gaps": random_gaps(2, 2, 50)} if time == "gaps" else {}
+    inputs = make_inputs(1, 2, 50, 6, n, dtype=torch.bfloat16, elapsed=time == "elapsed")
+    how = {"gaps": random_gaps(1, 2, 50)} if time == "gaps" else {}
     exact = outputs_and_gradients(to_double(inputs), **how, implementation="reference")
     addends = added_up(to_double(inputs), **how, implementation="reference")
     actual = outputs_and_gradients(inputs, **how, implementation="triton")
