@@ -4,8 +4,8 @@ One program, a single warp, owns some channels of one (batch, route) pair and wa
 route in tiles of steps, gathering token rows by the route. A tile is 16 steps of 32 channels: with
 one state two runs of 8 steps, one after the other, each in half of the lanes, so that a lane has
 two channels, which it loads and stores as 32 bits. Forward it is one run of 16 steps of 64 channels
-where more programs wait than run or the length is split, see below; and where they are few, two
-runs of 16 steps of 16 channels: twice as many programs.
+where more programs wait than run, or segments of the length, see below, fill the device; and where
+they are few, two runs of 16 steps of 16 channels: twice as many programs.
 
     forward, for each state index n, over the steps t of a tile:
         a_t = exp(e_t A_n),  x_t = dt_t u_t B_tn,  h_t = a_t h_(t-1) + x_t,  y_t += C_tn h_t
@@ -39,11 +39,12 @@ with one state, and not where all programs run at a time if each has fewer regis
 faster. gB and gC are sums over channels of 32 values a tile, which a butterfly leaves spread over
 the lanes (`_sum_channels`).
 
-When batch x routes x channels cannot fill the device, the length is split into segments, as many
-as run at a time, or in two waves, by the registers that a pass takes: a first pass computes the end
-of each segment but the last from a zero state, and its total time, `carry_kernel` carries the ends
-across segments (h_start' = exp(A sum e) h_start + end), the main pass starts from them.
-The backward pass does the same with r from the other end.
+When batch x routes x channels cannot fill the device, the length is split into segments, as many as
+run at a time, or in two waves, by the registers that a pass takes, but not a short one of one
+state, for which two passes cost more: a first pass computes the end of each segment but the last
+from a zero state, and its total time, `carry_kernel` carries the ends across segments (h_start' =
+exp(A sum e) h_start + end), the main pass starts from them. The backward pass does the same with r
+from the other end.
 
 Sums over channel blocks, batch and segments are left in parts, which are added up in a fixed order
 afterwards (`..op`): no atomics, the same bits every run. All arithmetic is float32. What is rounded
