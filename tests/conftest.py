@@ -5,6 +5,7 @@ With a device in sight nothing is interpreted: run `-m gpu` there, or hide it (`
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -19,6 +20,9 @@ if not torch.cuda.is_available():
 from tests.meta_tensors import skip_initialisation  # after the above: timm may import Triton
 
 skip_initialisation()
+
+# Traces of models leave a million objects: by default walking them takes 6 % of the suite.
+gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

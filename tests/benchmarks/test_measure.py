@@ -94,7 +94,7 @@ def test_a_wrong_scan_is_not_timed(monkeypatch, contender, mistake):
 
 
 def test_models_with_batch_normalisation_are_held_to_what_rounding_makes_of_them():
-    case = dataclasses.replace(MODEL, model="test_resnet", batch=4, dtype=torch.bfloat16)
+    case = dataclasses.replace(MODEL, model="test_resnet", kwargs={}, batch=4, dtype=torch.bfloat16)
     problem = ModelProblem(case, CPU)
     before = problem.prepare_inference(EAGER)()
     (error,) = problem.training_errors(EAGER).values()

@@ -66,8 +66,6 @@ def test_used_like_the_original(mode, time):
     assert model.forward_features(x).shape == (2, 1 + 24, 32)  # of 64 patches 39, then 24
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), expected)
-    exported = torch.export.export(model, (x,)).module()
-    torch.testing.assert_close(exported(x), expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).isfinite().all()
     model.train()
@@ -79,6 +77,12 @@ def test_used_like_the_original(mode, time):
     model(x).square().sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], **FLOAT32)
+
+
+def test_exports():
+    model = prune(small(depth=3), {0: 0.6, 1: 0.6})
+    x = images(model)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
 
 
 def plain_layer(mixer: BidirectionalMamba, x, kept, elapsed_of):
